@@ -1,0 +1,215 @@
+"""The checks of a whole configuration that its types cannot make. Imports no torch.
+
+Every refusal is one line that names the key and what is allowed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from seggrid.config import (
+    ArchConfig,
+    BackendConfig,
+    DatasetConfig,
+    EncoderConfig,
+    EvaluateConfig,
+    ProfileConfig,
+    TrainConfig,
+)
+from seggrid.errors import UserError
+
+LOSSES = ("cross_entropy", "dice", "focal", "lovasz", "ohem")
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("constant", "poly", "cosine", "onecycle")
+LOGGERS = ("wandb", "csv", "tensorboard")
+LOGGER_MODES = ("auto", "online", "offline")
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
+ACCELERATORS = ("auto", "cpu", "gpu", "mps")
+CHECKPOINTS = ("best", "last")
+
+
+class ImpossibleCellError(UserError):
+    """The backend does not have the arch, or cannot take the encoder: a sweep records the cell as skipped."""
+
+
+def check_train(config: TrainConfig) -> None:
+    """Refuses a training configuration that cannot work.
+
+    Raises:
+        UserError: a value is impossible; the message names the key and what is allowed.
+        ImpossibleCellError: the backend does not have the arch, or cannot take the encoder.
+    """
+    dataset, augment, loss, trainer = config.dataset, config.augment, config.loss, config.trainer
+    _one_of("loss.name", loss.name, LOSSES)
+    _one_of("optimizer.name", config.optimizer.name, OPTIMIZERS)
+    _one_of("schedule.name", config.schedule.name, SCHEDULES)
+    _one_of("logger.name", config.logger.name, LOGGERS)
+    _one_of("logger.mode", config.logger.mode, LOGGER_MODES)
+    _one_of("trainer.accelerator", trainer.accelerator, ACCELERATORS)
+    _one_of("trainer.precision", trainer.precision, PRECISIONS)
+    _only_for("loss.label_smoothing", loss.label_smoothing, loss.name, ("cross_entropy",))
+    _only_for("loss.gamma", loss.gamma, loss.name, ("focal",))
+    _only_for("loss.threshold", loss.threshold, loss.name, ("ohem",))
+    _only_for("loss.min_kept_fraction", loss.min_kept_fraction, loss.name, ("ohem",))
+    _only_for("loss.class_weights", loss.class_weights, loss.name, ("cross_entropy", "focal", "ohem"))
+    _only_for("optimizer.betas", config.optimizer.betas, config.optimizer.name, ("adamw",))
+    _only_for("optimizer.momentum", config.optimizer.momentum, config.optimizer.name, ("sgd",))
+    _only_for("schedule.power", config.schedule.power, config.schedule.name, ("poly",))
+    _at_least("batch_size", config.batch_size, 1)
+    _at_least("eval_batch_size", config.eval_batch_size, 1)
+    _at_least("num_workers", config.num_workers, 0)
+    _at_least("pictures", config.pictures, 0)
+    _at_least("seed", config.seed, 0)
+    _at_least("trainer.max_epochs", trainer.max_epochs, 1)
+    _at_least("trainer.val_every_n_epochs", trainer.val_every_n_epochs, 1)
+    _at_least("trainer.log_every_n_steps", trainer.log_every_n_steps, 1)
+    if trainer.val_every_n_epochs > trainer.max_epochs:
+        raise UserError(
+            f"trainer.val_every_n_epochs is {trainer.val_every_n_epochs}, more than trainer.max_epochs "
+            f"{trainer.max_epochs}: the run would never be validated"
+        )
+    _above("trainer.gradient_clip_norm", trainer.gradient_clip_norm, 0)
+    _above("optimizer.lr", config.optimizer.lr, 0)
+    _at_least("optimizer.encoder_lr_scale", config.optimizer.encoder_lr_scale, 0)
+    _at_least("optimizer.weight_decay", config.optimizer.weight_decay, 0)
+    _at_least("loss.aux_weight", loss.aux_weight, 0)
+    _within("schedule.warmup_fraction", config.schedule.warmup_fraction, 0, 1)
+    _within("augment.flip", augment.flip, 0, 1)
+    _within("loss.label_smoothing", loss.label_smoothing, 0, 1)
+    _within("loss.threshold", loss.threshold, 0, 1)
+    _within("loss.min_kept_fraction", loss.min_kept_fraction, 0, 1)
+    _check_devices(trainer.devices)
+    _check_size("augment.resize", augment.resize)
+    _check_size("augment.crop", augment.crop)
+    if augment.scale is not None and not (len(augment.scale) == 2 and 0 < augment.scale[0] <= augment.scale[1]):
+        raise UserError(f"augment.scale is {augment.scale}; it takes [smallest, largest], both above 0")
+    _check_dataset(dataset)
+    if loss.class_weights is not None and len(loss.class_weights) != len(dataset.classes):
+        raise UserError(
+            f"loss.class_weights has {len(loss.class_weights)} entries, dataset.classes has {len(dataset.classes)}: "
+            "give one weight per class"
+        )
+    check_cell(config.backend, config.arch, config.encoder)
+
+
+def check_profile(config: ProfileConfig) -> None:
+    """Refuses a profile configuration that cannot work; raises as :func:`check_train` does."""
+    _at_least("num_classes", config.num_classes, 1)
+    _at_least("warmup", config.warmup, 0)
+    _at_least("samples", config.samples, 1)
+    _at_least("input.batch_size", config.input.batch_size, 1)
+    _check_size("input.size", config.input.size)
+    _one_of("accelerator", config.accelerator, ACCELERATORS)
+    check_cell(config.backend, config.arch, config.encoder)
+
+
+def check_evaluate(config: EvaluateConfig) -> None:
+    """Refuses an evaluation configuration that cannot work; raises as :func:`check_train` does."""
+    _at_least("eval_batch_size", config.eval_batch_size, 1)
+    _at_least("num_workers", config.num_workers, 0)
+    _at_least("pictures", config.pictures, 0)
+    _one_of("accelerator", config.accelerator, ACCELERATORS)
+    _one_of("checkpoint", config.checkpoint, CHECKPOINTS)
+
+
+def check_cell(backend: BackendConfig, arch: ArchConfig, encoder: EncoderConfig) -> None:
+    """Refuses a cell that the backend cannot build.
+
+    Raises:
+        ImpossibleCellError: with the backends that have this arch and the archs that this backend has.
+    """
+    if backend.name not in arch.backends:
+        raise ImpossibleCellError(
+            f"backend={backend.name} has no arch={arch.name}; arch={arch.name} is in backend="
+            f"{','.join(sorted(arch.backends))}; backend={backend.name} has arch={','.join(archs_of(backend.name))}"
+        )
+    if encoder.library not in ("timm", backend.name):
+        raise ImpossibleCellError(
+            f"backend={backend.name} cannot take encoder={encoder.name}, which is {encoder.library}'s own; "
+            f"choose a timm name or {backend.name}/<name>"
+        )
+
+
+def archs_of(backend: str) -> list[str]:
+    """Returns the names of the archs in ``conf/arch`` that ``backend`` has."""
+    import yaml
+    from hydra.core.hydra_config import HydraConfig
+
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    conf = next((Path(source.path) for source in sources if source.provider == "main"), Path("conf"))
+    archs = (yaml.safe_load(path.read_text()) for path in sorted((conf / "arch").glob("*.yaml")))
+    return [arch["name"] for arch in archs if backend in arch["backends"]]
+
+
+def _check_dataset(dataset: DatasetConfig) -> None:
+    if not dataset.classes:
+        raise UserError("dataset.classes is empty: the number of classes must be at least 1; name them, e.g. [a,b,c]")
+    if len(set(dataset.classes)) != len(dataset.classes):
+        raise UserError(f"dataset.classes names a class twice: {dataset.classes}")
+    if 0 <= dataset.ignore_index < len(dataset.classes):
+        raise UserError(
+            f"dataset.ignore_index {dataset.ignore_index} is the class {dataset.classes[dataset.ignore_index]!r}; "
+            f"choose a value outside 0..{len(dataset.classes) - 1}"
+        )
+    if not 0 <= dataset.ignore_index <= 255:
+        raise UserError(f"dataset.ignore_index is {dataset.ignore_index}; it takes a value from 0 to 255")
+    if dataset.palette is not None and len(dataset.palette) != len(dataset.classes):
+        raise UserError(
+            f"dataset.palette has {len(dataset.palette)} colours, dataset.classes has {len(dataset.classes)}: "
+            "give one [r, g, b] per class, or null"
+        )
+    for source, target in dataset.label_map.items():
+        if target != dataset.ignore_index and not 0 <= target < len(dataset.classes):
+            raise UserError(
+                f"dataset.label_map.{source} is {target}; it takes 0..{len(dataset.classes) - 1} or the ignore_index "
+                f"{dataset.ignore_index}"
+            )
+    if dataset.shapes is not None:
+        _check_size("dataset.shapes.size", dataset.shapes.size)
+        _at_least("dataset.shapes.train", dataset.shapes.train, 1)
+        _at_least("dataset.shapes.val", dataset.shapes.val, 1)
+        return
+    if dataset.root is None or dataset.images is None or dataset.masks is None:
+        missing = next(key for key in ("root", "images", "masks") if getattr(dataset, key) is None)
+        raise UserError(f"dataset.{missing} is not set; say dataset.{missing}=<path>")
+    if "{split}" not in dataset.images and (dataset.val_fraction is None or not 0 < dataset.val_fraction < 1):
+        raise UserError(
+            f"dataset.val_fraction is {dataset.val_fraction}; it takes a share between 0 and 1 where dataset.images "
+            "does not name {split}"
+        )
+
+
+def _check_devices(devices: Any) -> None:
+    fine = devices == "auto" or (isinstance(devices, int) and (devices == -1 or devices >= 1))
+    fine = fine or (isinstance(devices, list) and devices and all(isinstance(item, int) for item in devices))
+    if not fine or isinstance(devices, bool):
+        raise UserError(f"trainer.devices is {devices!r}; it takes a number from 1, a list of indices, or auto")
+
+
+def _check_size(key: str, size: list[int] | None) -> None:
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise UserError(f"{key} is {size}; it takes [height, width] in pixels, both at least 1")
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f"{key} is {value!r}; it takes one of {', '.join(allowed)}")
+
+
+def _only_for(key: str, value: Any, name: str, names: tuple[str, ...]) -> None:
+    if value is not None and name not in names:
+        raise UserError(f"{key} is set, but {name} has no such setting: it belongs to {', '.join(names)}")
+
+
+def _at_least(key: str, value: float | None, least: float) -> None:
+    if value is not None and not value >= least:
+        raise UserError(f"{key} is {value}; it must be at least {least}")
+
+
+def _above(key: str, value: float | None, bound: float) -> None:
+    if value is not None and not value > bound:
+        raise UserError(f"{key} is {value}; it must be above {bound}")
+
+
+def _within(key: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        raise UserError(f"{key} is {value}; it must lie in {low}..{high}")

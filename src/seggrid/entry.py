@@ -1,0 +1,196 @@
+"""From the command line to one job: composition, one-line errors, and the record that every job leaves.
+
+Only Hydra is imported before a job's configuration is known to be sound.
+"""
+
+import difflib
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from seggrid import checks, config, results
+from seggrid.encoder_names import encoder_names
+from seggrid.errors import UserError, one_line
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+log = logging.getLogger("seggrid")
+
+
+def main(kind: str, conf: Path) -> None:
+    """Runs the command line of one entry point.
+
+    Args:
+        kind: ``train``, ``evaluate`` or ``profile``.
+        conf: the folder with the configuration groups.
+    """
+    config.register()
+    OmegaConf.register_new_resolver("slug", lambda text: text.replace("/", "-"), replace=True)
+    wants_traceback = os.environ.get(FULL_ERROR) == "1"
+
+    def task(composed: DictConfig) -> None:
+        # Hydra prints several lines of its own for an error unless it is told to raise it; processes that a job
+        # starts must see the user's own choice.
+        os.environ[FULL_ERROR] = "1" if wants_traceback else "0"
+        try:
+            _job(kind, composed)
+        finally:
+            os.environ[FULL_ERROR] = "1"
+
+    try:
+        _resume(sys.argv)
+        os.environ[FULL_ERROR] = "1"
+        hydra.main(version_base="1.3", config_path=str(conf), config_name=kind)(task)()
+    except UserError as error:
+        _exit(error, one_line(error), wants_traceback)
+    except (HydraException, OmegaConfBaseException) as error:
+        _exit(error, _composition_error(error), wants_traceback)
+
+
+def _exit(error: Exception, line: str, wants_traceback: bool) -> NoReturn:
+    if wants_traceback:
+        raise error
+    # Every process of a distributed run meets the same error; the first one tells it.
+    if _is_first_process():
+        print(f"error: {line}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _is_first_process() -> bool:
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+def _job(kind: str, composed: DictConfig) -> None:
+    """Runs one job and leaves its record, whatever its end."""
+    hydra_config = HydraConfig.get()
+    in_sweep = hydra_config.mode == RunMode.MULTIRUN
+    folder = Path(hydra_config.runtime.output_dir)
+    typed: Any = OmegaConf.to_object(composed)
+    if not _is_first_process():
+        _run(kind, typed, folder, _record(kind, typed))
+        return
+
+    record = _record(kind, typed, list(hydra_config.overrides.task))
+    finished = results.read(folder)
+    if finished is not None and finished.status == "completed" and not getattr(typed, "resume", None):
+        if in_sweep and finished.overrides == record.overrides:
+            log.info("already finished: %s", folder)
+            return
+        raise UserError(f"{folder} already holds a finished run; choose another hydra.run.dir, or delete it")
+
+    record.write(folder)  # as "interrupted": a killed process leaves this behind
+    try:
+        if in_sweep and kind == "train" and typed.trainer.several_processes:
+            _run_apart(folder, record)
+            return
+        _run(kind, typed, folder, record)
+        record.status = "completed"
+    except Exception as error:
+        record.status = "skipped" if isinstance(error, checks.ImpossibleCellError) else "failed"
+        record.error = {"type": type(error).__name__, "message": one_line(error)}
+        if not in_sweep:
+            raise
+        # Hydra's basic launcher would end the sweep with the first error.
+        log.info("%s: %s", record.status, record.error["message"])
+        if not isinstance(error, UserError):
+            log.error("traceback of %s", folder, exc_info=error)
+    finally:
+        if record.status != "apart":
+            record.write(folder)
+
+
+def _record(kind: str, typed: Any, overrides: list[str] | None = None) -> results.Record:
+    if kind == "evaluate":  # the cell is the trained run's
+        return results.Record(kind=kind, backend="", arch="", encoder="", overrides=overrides or [])
+    return results.Record(
+        kind=kind,
+        backend=typed.backend.name,
+        arch=typed.arch.name,
+        encoder=typed.encoder.name,
+        dataset=typed.dataset.name if kind == "train" else None,
+        seed=typed.seed,
+        environment=results.environment(typed.backend.name),
+        overrides=overrides or [],
+    )
+
+
+def _run(kind: str, typed: Any, folder: Path, record: results.Record) -> None:
+    """Checks the configuration, and only then imports what does the work."""
+    if kind == "train":
+        checks.check_train(typed)
+        from seggrid.training import train
+
+        train(typed, folder, record)
+    elif kind == "evaluate":
+        checks.check_evaluate(typed)
+        from seggrid.evaluation import evaluate
+
+        evaluate(typed, folder, record)
+    else:
+        checks.check_profile(typed)
+        from seggrid.profiling import profile
+
+        profile(typed, folder, record)
+
+
+def _run_apart(folder: Path, record: results.Record) -> None:
+    """Runs a job of a sweep in a process of its own.
+
+    Lightning starts the other processes of a distributed run with this process's command line: in a sweep they would
+    each repeat the whole sweep.
+    """
+    command = [sys.executable, sys.argv[0], *HydraConfig.get().overrides.task, f"hydra.run.dir='{folder}'"]
+    subprocess.run(command, check=False)
+    record.status = "apart"
+
+
+def _resume(argv: list[str]) -> None:
+    """Turns ``resume=<folder> <changes>`` into the command line that made the run, with the changes, in its folder."""
+    folders = [argument.removeprefix("resume=") for argument in argv[1:] if argument.startswith("resume=")]
+    if not folders or any(argument.startswith("hydra.run.dir=") for argument in argv):
+        return
+    folder = Path(folders[-1]).resolve()
+    if {"-m", "--multirun"} & set(argv):
+        raise UserError("resume=<folder> goes on with one run; it cannot be combined with -m")
+    overrides_file = folder / ".hydra" / "overrides.yaml"
+    if not overrides_file.exists():
+        raise UserError(f"resume={folders[-1]} is not the folder of a run: {overrides_file} is missing")
+    changed = {argument.split("=", 1)[0] for argument in argv[1:]}
+    kept = [item for item in yaml.safe_load(overrides_file.read_text()) if item.split("=", 1)[0] not in changed]
+    own = [argument for argument in argv[1:] if not argument.startswith("resume=")]
+    argv[1:] = [*kept, *own, f"resume='{folder}'", f"hydra.run.dir='{folder}'"]
+
+
+def _composition_error(error: Exception) -> str:
+    """Says in one line what Hydra says in several."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.removesuffix(".yaml").partition("/")
+        if choice:
+            options = [option for option in error.options or [] if option not in encoder_names()]
+            names = sorted(encoder_names() | set(options)) if group == "encoder" else options
+            near = difflib.get_close_matches(choice, names, n=3, cutoff=0.5)
+            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            also = ", and any timm model name, or smp/<SMP encoder>" if group == "encoder" else ""
+            return f"{group}={choice} is not a choice{hint} Choices: {', '.join(sorted(options))}{also}"
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, OmegaConfBaseException):
+        key = cause.full_key or ""
+        text = str(cause.msg or cause).splitlines()[0]
+        if cause.object_type is not None and hasattr(cause.object_type, "__dataclass_fields__") and "not in" in text:
+            allowed = list(cause.object_type.__dataclass_fields__)
+            wrong = key.split(".")[-1]
+            near = difflib.get_close_matches(wrong, allowed, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            return f"{key} is not a key{hint} Allowed here: {', '.join(allowed)}"
+        return f"{key}: {text}" if key else text
+    return " ".join(str(error).split())

@@ -1,0 +1,195 @@
+"""Any timm model as a pyramid of four feature maps, for the libraries that have no such adapter of their own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from seggrid.checks import ImpossibleCellError
+from seggrid.config import EncoderConfig
+from seggrid.errors import UserError, one_line
+
+LEVELS = 4
+
+
+class TimmEncoder(nn.Module):
+    """The last four feature maps of a timm model, as NCHW, finest first.
+
+    The attribute's name, ``timm_model``, is that of MMSegmentation's own wrapper, so that their state dicts agree.
+
+    Args:
+        config: the encoder.
+        output_stride: the stride asked for; where the model refuses, it keeps its own.
+
+    Attributes:
+        channels: channels of each feature map.
+        strides: pixels of the image per pixel of each feature map.
+        native_size: (height, width) that the model was made for.
+
+    Raises:
+        UserError: there is no such model, or its weights cannot be had.
+        ImpossibleCellError: timm does not serve the feature maps of this model.
+    """
+
+    def __init__(self, config: EncoderConfig, output_stride: int | None = None) -> None:
+        super().__init__()
+        options = accepted_options(config, output_stride)
+        with torch.device("meta"):
+            levels = len(
+                timm.create_model(
+                    config.model, features_only=True, **config.options, **options
+                ).feature_info.reduction()
+            )
+        if levels < LEVELS:  # a plain ViT, whose blocks all have one stride, serves three unless asked
+            options["out_indices"] = tuple(range(-LEVELS, 0))
+        self.timm_model = create(config, features_only=True, **options)
+        info = self.timm_model.feature_info
+        self.channels: list[int] = info.channels()[-LEVELS:]
+        self.strides: list[int] = info.reduction()[-LEVELS:]
+        self.native_size = native_size(config)
+        self._channels_last = "NHWC" in str(getattr(self.timm_model, "output_fmt", ""))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Returns the feature maps of images ``(B, 3, H, W)``."""
+        features = list(self.timm_model(images))[-LEVELS:]
+        return [item.permute(0, 3, 1, 2).contiguous() for item in features] if self._channels_last else features
+
+
+def accepted_options(config: EncoderConfig, output_stride: int | None = None) -> dict[str, Any]:
+    """Finds out which of the options that free a model's input size and stride it accepts.
+
+    timm has no list of these: a model refuses what it does not know when it is built. On the meta device that costs
+    no memory and little time.
+
+    Args:
+        config: the encoder.
+        output_stride: the stride asked for, None for the model's own.
+
+    Returns:
+        Arguments for ``timm.create_model(..., features_only=True)``.
+
+    Raises:
+        UserError: there is no such model, or it does not take ``encoder.options``.
+        ImpossibleCellError: timm does not serve the feature maps of this model.
+    """
+    error: Exception | None = None
+    strides: list[dict[str, Any]] = [{"output_stride": output_stride}] if output_stride not in (None, 32) else []
+    sizes: list[dict[str, Any]] = [{"strict_img_size": False}, {"dynamic_img_size": True}, {}]
+    for stride in [*strides, {}]:
+        for size in sizes:
+            options = {**stride, **size}
+            try:
+                with torch.device("meta"):
+                    timm.create_model(config.model, features_only=True, **config.options, **options)
+            except (
+                TypeError,
+                AssertionError,
+                NotImplementedError,
+                ValueError,
+                RuntimeError,
+                AttributeError,
+            ) as refusal:
+                error = refusal
+            else:
+                return options
+    reason = one_line(error) if error is not None else ""
+    if "tag" in reason or "nknown model" in reason or config.options:
+        raise UserError(f"encoder={config.name}: timm refuses it ({reason})")
+    raise ImpossibleCellError(f"encoder={config.name}: timm does not serve its feature maps ({reason}); choose another")
+
+
+def create(config: EncoderConfig, **options: Any) -> Any:
+    """Builds the timm model with its weights.
+
+    Args:
+        config: the encoder.
+        options: further arguments of ``timm.create_model``.
+
+    Raises:
+        UserError: the weights cannot be had, or the file does not hold all of them.
+    """
+    source = weights_source(config)
+    with weights_errors(config):
+        model = timm.create_model(config.model, **config.options, **options, **source)
+    if config.weights is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch.initial_seed() + 1)
+            twin = timm.create_model(config.model, **config.options, **options, **source)
+        check_loaded(config, model, twin)
+    return model
+
+
+def weights_source(config: EncoderConfig) -> dict[str, Any]:
+    """Returns the arguments of ``timm.create_model`` that say where the weights come from."""
+    if config.weights is not None:
+        require_file(config)
+        return {"pretrained": True, "pretrained_cfg_overlay": {"file": config.weights}}
+    return {"pretrained": config.pretrained}
+
+
+def require_file(config: EncoderConfig) -> Path:
+    """Returns ``encoder.weights`` as a path; raises UserError where there is no such file."""
+    assert config.weights is not None
+    path = Path(config.weights)
+    if not path.is_file():
+        raise UserError(f"encoder.weights={config.weights} is not a file")
+    return path
+
+
+@contextmanager
+def weights_errors(config: EncoderConfig) -> Iterator[None]:
+    """Turns any failure to get weights into one line that says how to go on.
+
+    Use it where the model is known to build without weights. Which exception a failed download raises depends on the
+    hub client's version and on the network, hence the broad net.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if config.weights is None and not config.pretrained:
+            raise
+        reason = f"{type(error).__name__}: {one_line(error)[:160]}"
+        if config.weights is not None:
+            raise UserError(
+                f"encoder.weights={config.weights} cannot be loaded into {config.name} ({reason})"
+            ) from error
+        raise UserError(
+            f"the pretrained weights of encoder={config.name} cannot be had ({reason}); "
+            "go on with encoder.pretrained=false, or with encoder.weights=<file>"
+        ) from error
+
+
+def check_loaded(config: EncoderConfig, model: nn.Module, twin: nn.Module) -> None:
+    """Refuses a file that lacks weights: timm leaves what a file lacks at random, silently.
+
+    Args:
+        config: the encoder.
+        model: the encoder with the file's weights.
+        twin: the same, started from another seed: what differs was not in the file.
+
+    Raises:
+        UserError: with the first weights that the file lacks.
+    """
+    others = dict(twin.named_parameters())
+    missing = [name for name, weight in model.named_parameters() if not torch.equal(weight, others[name])]
+    if missing:
+        raise UserError(
+            f"encoder.weights={config.weights} is not for encoder={config.name}: it lacks {len(missing)} weights, "
+            f"the first {', '.join(missing[:3])}"
+        )
+
+
+def native_size(config: EncoderConfig) -> tuple[int, int]:
+    """Returns (height, width) that the model was made for."""
+    if "img_size" in config.options:
+        size = config.options["img_size"]
+        return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    known = timm.get_pretrained_cfg(config.model, allow_unregistered=False)
+    height, width = known.input_size[-2:] if known is not None else (224, 224)
+    return (int(height), int(width))

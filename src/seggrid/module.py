@@ -1,0 +1,122 @@
+"""The one LightningModule: it trains and measures any Segmenter, and names no library of models."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics import MeanMetric
+
+from seggrid.config import OptimizerConfig, ScheduleConfig
+from seggrid.errors import UserError
+from seggrid.losses import SegmentationLoss
+from seggrid.metrics import Scores, confusion_matrix, scores
+from seggrid.models.segmenter import Segmenter
+from seggrid.optim import build_optimizer, build_schedule
+
+Batch = tuple[Tensor, Tensor]
+
+
+class SegmentationModule(pl.LightningModule):
+    """Training and evaluation of one model.
+
+    Args:
+        model: the model.
+        loss: the training loss.
+        num_classes: number of classes.
+        ignore_index: the label that counts nowhere.
+        optimizer: the optimiser; None for evaluation alone.
+        schedule: its learning rate over the steps; None for evaluation alone.
+        seed: of dropout and its like.
+
+    Attributes:
+        scores: of the last evaluation.
+        eval_loss: of the last evaluation.
+    """
+
+    def __init__(
+        self,
+        model: Segmenter,
+        loss: SegmentationLoss,
+        num_classes: int,
+        ignore_index: int,
+        optimizer: OptimizerConfig | None = None,
+        schedule: ScheduleConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.confusion = confusion_matrix(num_classes, ignore_index)
+        self.mean_loss = MeanMetric()
+        self.scores: Scores | None = None
+        self.eval_loss = float("nan")
+        self._optimizer, self._schedule, self._seed = optimizer, schedule, seed
+        self._bad_step = torch.tensor(-1)
+
+    def on_fit_start(self) -> None:
+        """Puts the watch for a loss that is not finite on the device."""
+        self._bad_step = torch.tensor(-1, device=self.device)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seeds dropout by step, so that a resumed run draws what the uninterrupted one would have drawn."""
+        torch.manual_seed((self._seed * 1_000_003 + self.global_step) * 64 + self.global_rank)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns the loss of one batch."""
+        images, masks = batch
+        loss: Tensor = self.loss(self.model(images), masks.long())
+        self._watch(loss.detach())
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Counts hits and misses at the labels' own size."""
+        images, masks = batch
+        output = self.model(images)
+        logits = output.logits
+        if logits.shape[-2:] != masks.shape[-2:]:
+            logits = functional.interpolate(logits, size=masks.shape[-2:], mode="bilinear", align_corners=False)
+        labels = masks.long()
+        self.mean_loss.update(self.loss(output._replace(logits=logits), labels), len(images))
+        self.confusion.update(logits.argmax(1), labels)
+
+    def on_validation_start(self) -> None:
+        """Stops before a checkpoint is made of a model that has diverged."""
+        self._stop_if_not_finite()
+
+    def on_validation_epoch_end(self) -> None:
+        """Derives the scores; they are those of all processes together."""
+        self.scores = scores(self.confusion.compute())
+        self.eval_loss = float(self.mean_loss.compute())
+        self.confusion.reset()
+        self.mean_loss.reset()
+        means = self.scores.means
+        self.log("val/mIoU", means["mIoU"], prog_bar=True)
+        self.log_dict({f"val/{name}": value for name, value in means.items() if name != "mIoU"})
+        self.log("val/loss", self.eval_loss)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Looks for a loss that is not finite: each step on the CPU, with the log on a GPU, which it would stall."""
+        if self.device.type == "cpu" or self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+            self._stop_if_not_finite()
+
+    def configure_optimizers(self) -> Any:
+        """Builds optimiser and schedule."""
+        assert self._optimizer is not None and self._schedule is not None
+        optimizer = build_optimizer(self.model, self.model.encoder_parameters(), self._optimizer)
+        schedule = build_schedule(optimizer, self._schedule, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _watch(self, loss: Tensor) -> None:
+        first_bad = (self._bad_step < 0) & ~torch.isfinite(loss)
+        self._bad_step = torch.where(first_bad, self.global_step, self._bad_step)
+
+    def _stop_if_not_finite(self) -> None:
+        step = int(self._bad_step)
+        if step >= 0:
+            raise UserError(
+                f"the loss is not finite at step {step}; the checkpoints are those before it. "
+                "Lower optimizer.lr, set trainer.gradient_clip_norm, or use another trainer.precision"
+            )

@@ -1,0 +1,85 @@
+"""The optimiser by parameter groups, and the learning rate over the steps."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from timm.optim import create_optimizer_v2
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+from seggrid.config import OptimizerConfig, ScheduleConfig
+
+
+def parameter_groups(
+    model: nn.Module, encoder_parameters: Iterable[nn.Parameter], config: OptimizerConfig
+) -> list[dict[str, Any]]:
+    """Sorts the trained parameters by learning rate and weight decay.
+
+    Norms and biases, which have one dimension, are not decayed.
+
+    Args:
+        model: all parameters.
+        encoder_parameters: those that train at ``encoder_lr_scale`` of the rate.
+        config: rates and decay.
+
+    Returns:
+        Up to four groups with ``params``, ``lr``, ``weight_decay`` and ``name``.
+    """
+    encoder = {id(parameter) for parameter in encoder_parameters}
+    groups: dict[str, dict[str, Any]] = {}
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
+        part = "encoder" if id(parameter) in encoder else "decoder"
+        decays = parameter.ndim > 1
+        name = part if decays else f"{part}_no_decay"
+        scale = config.encoder_lr_scale if part == "encoder" else 1.0
+        decay = config.weight_decay if decays else 0.0
+        group = {"params": [], "lr": config.lr * scale, "weight_decay": decay, "name": name}
+        groups.setdefault(name, group)["params"].append(parameter)
+    return list(groups.values())
+
+
+def build_optimizer(model: nn.Module, encoder_parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Optimizer:
+    """Builds the configured optimiser over :func:`parameter_groups`."""
+    groups = parameter_groups(model, encoder_parameters, config)
+    extra: dict[str, Any] = {}
+    if config.name == "adamw" and config.betas is not None:
+        extra["betas"] = tuple(config.betas)
+    if config.name == "sgd":
+        extra["momentum"] = 0.0 if config.momentum is None else config.momentum
+        extra["nesterov"] = False
+    optimizer: Optimizer = create_optimizer_v2(
+        groups, opt=config.name, lr=config.lr, weight_decay=config.weight_decay, **extra
+    )
+    return optimizer
+
+
+def build_schedule(optimizer: Optimizer, config: ScheduleConfig, total_steps: int) -> LRScheduler:
+    """Builds the configured schedule; it moves once per step.
+
+    Args:
+        optimizer: whose groups' rates are the highest that the schedule reaches.
+        config: which one.
+        total_steps: optimiser steps of the whole run.
+    """
+    if config.name == "onecycle":
+        rates = [group["lr"] for group in optimizer.param_groups]
+        # The first step of a one-cycle run is at its lowest rate, and the last one too.
+        return OneCycleLR(optimizer, rates, total_steps=max(total_steps, 2), pct_start=config.warmup_fraction or 0.3)
+    warmup_steps = round(config.warmup_fraction * total_steps)
+    power = 0.9 if config.power is None else config.power
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+        if config.name == "poly":
+            return (1 - progress) ** power
+        if config.name == "cosine":
+            return (1 + math.cos(math.pi * progress)) / 2
+        return 1.0
+
+    return LambdaLR(optimizer, factor)

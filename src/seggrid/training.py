@@ -1,0 +1,144 @@
+"""Trains one cell and fills its record."""
+
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.environments import LightningEnvironment
+
+from seggrid import loggers, models, profiling, results
+from seggrid.config import ModelConfig, TrainConfig
+from seggrid.console import print_scores, print_start, progress_bar, quiet
+from seggrid.data.datamodule import SegmentationData
+from seggrid.errors import UserError
+from seggrid.evaluation import CHECKPOINTS, checkpoint_path, input_size, load_weights, measure
+from seggrid.losses import build_loss
+from seggrid.module import SegmentationModule
+
+
+def train(config: TrainConfig, folder: Path, record: results.Record) -> None:
+    """Trains one cell and measures its best checkpoint.
+
+    Args:
+        config: the run.
+        folder: gets checkpoints, curves and pictures.
+        record: gets ``model``, ``train``, ``metrics`` and ``per_class``.
+
+    Raises:
+        UserError: the data, the weights or the loss are not fit for training; the message says what to do.
+    """
+    quiet()
+    pl.seed_everything(config.seed, verbose=False)
+    resume_from = checkpoint_path(Path(config.resume), "last") if config.resume else None
+    data = SegmentationData(
+        config.dataset, config.augment, config.batch_size, config.eval_batch_size, config.num_workers, config.seed
+    )
+    num_classes = len(config.dataset.classes)
+    model = models.build(ModelConfig(config.backend, config.arch, config.encoder, num_classes))
+    record.model = profiling.count(model, input_size(data))
+    loss = build_loss(config.loss, config.dataset.ignore_index)
+    module = SegmentationModule(
+        model, loss, num_classes, config.dataset.ignore_index, config.optimizer, config.schedule, config.seed
+    )
+    clock = StepClock()
+    best = ModelCheckpoint(
+        folder / CHECKPOINTS,
+        filename="best",
+        monitor="val/mIoU",
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    exit_code = 1
+    try:
+        trainer = _trainer(config, folder, [best, clock, *progress_bar(config.trainer.progress_bar)])
+        device = trainer.strategy.root_device
+        record.environment = results.environment(config.backend.name, profiling.device_name(device))
+        if trainer.is_global_zero:
+            print_start(record)
+        trainer.fit(module, data, ckpt_path=resume_from)
+        record.train = {
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            **clock.figures(config.batch_size * trainer.world_size),
+            "peak_memory_bytes": profiling.peak_memory_bytes(device),
+        }
+        load_weights(module, checkpoint_path(folder, "best"))
+        measure(module, data, config.dataset, trainer, folder, config.pictures, record)
+        loggers.summary(trainer.logger, {**(record.metrics or {}), "model": record.model, "train": record.train})
+        if trainer.is_global_zero:
+            print_scores(record, "val", folder)
+        exit_code = 0
+    finally:
+        loggers.finish(config, exit_code)
+
+
+class StepClock(pl.Callback):
+    """Measures seconds per iteration, data loading included, once per epoch and without its first step."""
+
+    def __init__(self) -> None:
+        self.samples: list[float] = []
+        self._started, self._steps = 0.0, 0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forgets the steps of the last epoch."""
+        self._steps = 0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Starts the clock after the epoch's first step."""
+        self._steps += 1
+        if self._steps == 1:
+            self._started = self._now(pl_module)
+        elif trainer.is_last_batch:
+            self.samples.append((self._now(pl_module) - self._started) / (self._steps - 1))
+
+    def figures(self, images_per_step: int) -> dict[str, Any]:
+        """Returns the median over the epochs; None where no epoch had two steps."""
+        seconds = statistics.median(self.samples) if self.samples else None
+        return {
+            "s_per_iter": seconds,
+            "s_per_iter_samples": self.samples,
+            "images_per_s": images_per_step / seconds if seconds else None,
+        }
+
+    @staticmethod
+    def _now(module: pl.LightningModule) -> float:
+        if module.device.type == "cuda":
+            torch.cuda.synchronize(module.device)
+        return time.perf_counter()
+
+
+def _trainer(config: TrainConfig, folder: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
+    settings = config.trainer
+    # Inside a SLURM allocation of one task Lightning would expect SLURM to start the other processes.
+    one_task = "SLURM_NTASKS" in os.environ and os.environ["SLURM_NTASKS"] == "1"
+    try:
+        return pl.Trainer(
+            max_epochs=settings.max_epochs,
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            strategy=settings.strategy,
+            precision=settings.precision,  # type: ignore[arg-type]  # checked against Lightning's words in checks.py
+            gradient_clip_val=settings.gradient_clip_norm,
+            sync_batchnorm=settings.sync_batchnorm,
+            check_val_every_n_epoch=settings.val_every_n_epochs,
+            deterministic=settings.deterministic,
+            log_every_n_steps=settings.log_every_n_steps,
+            enable_progress_bar=settings.progress_bar,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            default_root_dir=folder,
+            logger=loggers.build_logger(config, folder),
+            callbacks=callbacks,
+            plugins=[LightningEnvironment()] if one_task else None,
+        )
+    except (ValueError, RuntimeError, TypeError) as error:  # Lightning's MisconfigurationException is a ValueError
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
