@@ -2,10 +2,13 @@
 
 import logging
 import sys
+import time
 import warnings
 from pathlib import Path
+from typing import Any
 
-from pytorch_lightning.callbacks import Callback, RichProgressBar, TQDMProgressBar
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import RichProgressBar
 from rich.console import Console
 from rich.table import Table
 
@@ -26,11 +29,39 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
 
 
-def progress_bar(wanted: bool) -> list[Callback]:
-    """Returns the progress bar that suits where the output goes."""
+class Bar(RichProgressBar):
+    """Lightning's bar without the logger's version, which says nothing here."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Returns the figures beside the bar."""
+        metrics = super().get_metrics(trainer, pl_module)
+        return {name: value for name, value in metrics.items() if name != "v_num"}
+
+
+class EpochLines(pl.Callback):
+    """A line per epoch, for output that goes to a file: a bar would fill it with control characters."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the epoch's clock."""
+        self._start = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints the epoch's line."""
+        if trainer.state.fn != "fit" or not trainer.is_global_zero:
+            return
+        loss, miou = (float(trainer.callback_metrics[name]) for name in ("train/loss", "val/mIoU"))
+        print(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  step {trainer.global_step}  loss {loss:.3f}  "
+            f"mIoU {100 * miou:.2f} %  {time.perf_counter() - self._start:.1f} s",
+            flush=True,
+        )
+
+
+def progress(wanted: bool) -> list[pl.Callback]:
+    """Returns what shows progress where the output goes: a bar in a terminal, lines in a file."""
     if not wanted:
         return []
-    return [RichProgressBar(leave=False)] if sys.stdout.isatty() else [TQDMProgressBar(refresh_rate=20)]
+    return [Bar(leave=False)] if sys.stdout.isatty() else [EpochLines()]
 
 
 def print_start(record: Record) -> None:
@@ -44,22 +75,24 @@ def print_start(record: Record) -> None:
     )
 
 
-def print_scores(record: Record, split: str, folder: Path) -> None:
-    """Prints the scores of a run, by class too."""
+def print_scores(record: Record, split: str, folder: Path, by_class: bool = True) -> None:
+    """Prints the scores of a run."""
     assert record.metrics is not None and record.per_class is not None
-    title = f"{record.backend} / {record.arch} / {record.encoder} on {record.dataset} {split}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("class")
-    for column in ("IoU %", "Acc %", "Dice %", "pixels"):
-        table.add_column(column, justify="right")
-    for row in record.per_class:
-        shares = (f"{100 * row[key]:.1f}" if row[key] == row[key] else "absent" for key in ("iou", "acc", "dice"))
-        table.add_row(row["class"], *shares, f"{row['pixels']:,}")
     console = Console(highlight=False)
-    console.print(table)
+    if by_class:
+        title = f"{record.backend} / {record.arch} / {record.encoder} on {record.dataset} {split}"
+        table = Table(title=title, title_justify="left")
+        table.add_column("class")
+        for column in ("IoU %", "Acc %", "Dice %", "pixels"):
+            table.add_column(column, justify="right")
+        for row in record.per_class:
+            shares = (f"{100 * row[key]:.1f}" if row[key] == row[key] else "absent" for key in ("iou", "acc", "dice"))
+            table.add_row(row["class"], *shares, f"{row['pixels']:,}")
+        console.print(table)
     scores = record.metrics
     console.print(
         f"[bold]mIoU {100 * scores['mIoU']:.2f} %[/bold]  mAcc {100 * scores['mAcc']:.2f} %  "
         f"aAcc {100 * scores['aAcc']:.2f} %  mDice {100 * scores['mDice']:.2f} %"
     )
-    console.print(f"record: {folder / 'result.json'}", soft_wrap=True)
+    if by_class:
+        console.print(f"record: {folder / 'result.json'}", soft_wrap=True)

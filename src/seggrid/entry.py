@@ -20,7 +20,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seggrid import checks, config, results
-from seggrid.encoder_names import encoder_names
 from seggrid.errors import UserError, one_line
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -176,12 +175,14 @@ def _composition_error(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.removesuffix(".yaml").partition("/")
         if choice:
-            options = [option for option in error.options or [] if option not in encoder_names()]
-            names = sorted(encoder_names() | set(options)) if group == "encoder" else options
-            near = difflib.get_close_matches(choice, names, n=3, cutoff=0.5)
-            hint = f"; did you mean {', '.join(near)}?" if near else ""
-            also = ", and any timm model name, or smp/<SMP encoder>" if group == "encoder" else ""
-            return f"{group}={choice} is not a choice{hint} Choices: {', '.join(sorted(options))}{also}"
+            options = list(error.options or [])
+            near = difflib.get_close_matches(choice, options, n=3, cutoff=0.5)
+            hint = f"; did you mean {', '.join(near)}?" if near else "."
+            if group == "encoder":
+                allowed = "any timm model name, or a library's own as smp/<name>, torchvision/<name>, mmseg/<name>"
+            else:
+                allowed = ", ".join(sorted(options))
+            return f"{group}={choice} is not a choice{hint} Allowed: {allowed}"
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, OmegaConfBaseException):
         key = cause.full_key or ""
@@ -190,7 +191,7 @@ def _composition_error(error: Exception) -> str:
             allowed = list(cause.object_type.__dataclass_fields__)
             wrong = key.split(".")[-1]
             near = difflib.get_close_matches(wrong, allowed, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = f"; did you mean {near[0]}?" if near else "."
             return f"{key} is not a key{hint} Allowed here: {', '.join(allowed)}"
         return f"{key}: {text}" if key else text
     return " ".join(str(error).split())

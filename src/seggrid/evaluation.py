@@ -1,5 +1,6 @@
 """Measures a trained run on a split, from its checkpoint."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from omegaconf import OmegaConf
 
 from seggrid import models, profiling, results
 from seggrid.config import DatasetConfig, EvaluateConfig, ModelConfig, TrainConfig
-from seggrid.console import print_scores, progress_bar, quiet
+from seggrid.console import print_scores, progress, quiet
 from seggrid.data.datamodule import SegmentationData
 from seggrid.errors import UserError
 from seggrid.losses import build_loss
@@ -87,8 +88,8 @@ def evaluate(config: EvaluateConfig, folder: Path, record: results.Record) -> No
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        callbacks=progress_bar(config.progress_bar),
-        enable_progress_bar=config.progress_bar,
+        callbacks=progress(config.progress_bar),
+        enable_progress_bar=config.progress_bar and sys.stdout.isatty(),
     )
     measure(module, data, trained.dataset, trainer, folder, config.pictures, record)
     print_scores(record, config.split, folder)

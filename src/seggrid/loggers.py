@@ -7,6 +7,7 @@ from typing import Any
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from seggrid.config import TrainConfig
+from seggrid.results import in_sweep
 
 
 def build_logger(config: TrainConfig, folder: Path) -> Logger:
@@ -24,11 +25,10 @@ def build_logger(config: TrainConfig, folder: Path) -> Logger:
     import wandb
 
     cell = (config.backend.name, config.arch.name, config.encoder.name, config.dataset.name)
-    in_sweep = (folder.parent / "multirun.yaml").exists()  # Hydra writes it before the first job
     return WandbLogger(
         name="/".join(cell[:3]),
         project=config.logger.project,
-        group=folder.parent.name if in_sweep else None,
+        group=folder.parent.name if in_sweep(folder) else None,
         job_type="train",
         tags=list(cell),
         config=dataclasses.asdict(config),

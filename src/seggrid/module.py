@@ -29,6 +29,7 @@ class SegmentationModule(pl.LightningModule):
         optimizer: the optimiser; None for evaluation alone.
         schedule: its learning rate over the steps; None for evaluation alone.
         seed: of dropout and its like.
+        check_every_n_steps: how often a GPU is asked whether the loss is finite; asking makes it wait.
 
     Attributes:
         scores: of the last evaluation.
@@ -44,6 +45,7 @@ class SegmentationModule(pl.LightningModule):
         optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
         seed: int = 0,
+        check_every_n_steps: int = 10,
     ) -> None:
         super().__init__()
         self.model = model
@@ -53,6 +55,7 @@ class SegmentationModule(pl.LightningModule):
         self.scores: Scores | None = None
         self.eval_loss = float("nan")
         self._optimizer, self._schedule, self._seed = optimizer, schedule, seed
+        self._check_every_n_steps = check_every_n_steps
         self._bad_step = torch.tensor(-1)
 
     def on_fit_start(self) -> None:
@@ -98,8 +101,8 @@ class SegmentationModule(pl.LightningModule):
         self.log("val/loss", self.eval_loss)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Looks for a loss that is not finite: each step on the CPU, with the log on a GPU, which it would stall."""
-        if self.device.type == "cpu" or self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        """Looks for a loss that is not finite: each step on the CPU, now and then on a GPU."""
+        if self.device.type == "cpu" or self.global_step % self._check_every_n_steps == 0:
             self._stop_if_not_finite()
 
     def configure_optimizers(self) -> Any:

@@ -77,7 +77,7 @@ def build_schedule(optimizer: Optimizer, config: ScheduleConfig, total_steps: in
             return (step + 1) / (warmup_steps + 1)
         progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
         if config.name == "poly":
-            return (1 - progress) ** power
+            return float((1 - progress) ** power)
         if config.name == "cosine":
             return (1 + math.cos(math.pi * progress)) / 2
         return 1.0

@@ -153,7 +153,7 @@ def print_profile(record: results.Record) -> None:
 def _gmacs(model: Segmenter, size: tuple[int, int], batch_size: int) -> float:
     with FlopCounterMode(display=False) as counter:
         forward_on_meta(model, size, batch_size)
-    return counter.get_total_flops() / 2e9
+    return float(counter.get_total_flops() / 2e9)
 
 
 def _number(parameters: Any) -> int:

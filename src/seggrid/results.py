@@ -86,6 +86,11 @@ def read(folder: Path) -> Record | None:
         raise UserError(f"{path} is not a readable record ({type(error).__name__}: {error}); delete it") from error
 
 
+def in_sweep(folder: Path) -> bool:
+    """Tells whether a run's folder lies in that of a sweep, in which Hydra leaves a file before the first job."""
+    return (folder.parent / "multirun.yaml").exists()
+
+
 def now() -> str:
     """Returns the time as ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

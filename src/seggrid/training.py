@@ -2,18 +2,19 @@
 
 import os
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from seggrid import loggers, models, profiling, results
 from seggrid.config import ModelConfig, TrainConfig
-from seggrid.console import print_scores, print_start, progress_bar, quiet
+from seggrid.console import print_scores, print_start, progress, quiet
 from seggrid.data.datamodule import SegmentationData
 from seggrid.errors import UserError
 from seggrid.evaluation import CHECKPOINTS, checkpoint_path, input_size, load_weights, measure
@@ -43,7 +44,14 @@ def train(config: TrainConfig, folder: Path, record: results.Record) -> None:
     record.model = profiling.count(model, input_size(data))
     loss = build_loss(config.loss, config.dataset.ignore_index)
     module = SegmentationModule(
-        model, loss, num_classes, config.dataset.ignore_index, config.optimizer, config.schedule, config.seed
+        model,
+        loss,
+        num_classes,
+        config.dataset.ignore_index,
+        config.optimizer,
+        config.schedule,
+        config.seed,
+        config.trainer.log_every_n_steps,
     )
     clock = StepClock()
     best = ModelCheckpoint(
@@ -56,7 +64,7 @@ def train(config: TrainConfig, folder: Path, record: results.Record) -> None:
     )
     exit_code = 1
     try:
-        trainer = _trainer(config, folder, [best, clock, *progress_bar(config.trainer.progress_bar)])
+        trainer = _trainer(config, folder, [best, clock, *progress(config.trainer.progress_bar)])
         device = trainer.strategy.root_device
         record.environment = results.environment(config.backend.name, profiling.device_name(device))
         if trainer.is_global_zero:
@@ -72,7 +80,7 @@ def train(config: TrainConfig, folder: Path, record: results.Record) -> None:
         measure(module, data, config.dataset, trainer, folder, config.pictures, record)
         loggers.summary(trainer.logger, {**(record.metrics or {}), "model": record.model, "train": record.train})
         if trainer.is_global_zero:
-            print_scores(record, "val", folder)
+            print_scores(record, "val", folder, by_class=not results.in_sweep(folder))
         exit_code = 0
     finally:
         loggers.finish(config, exit_code)
@@ -131,7 +139,7 @@ def _trainer(config: TrainConfig, folder: Path, callbacks: list[pl.Callback]) ->
             check_val_every_n_epoch=settings.val_every_n_epochs,
             deterministic=settings.deterministic,
             log_every_n_steps=settings.log_every_n_steps,
-            enable_progress_bar=settings.progress_bar,
+            enable_progress_bar=settings.progress_bar and sys.stdout.isatty(),
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,

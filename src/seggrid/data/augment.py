@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional
 from seggrid.config import AugmentConfig
 
 
-class RandomScale(v2.Transform):
+class RandomScale(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
     """Resizes image and mask by one random factor.
 
     Args:

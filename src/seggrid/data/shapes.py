@@ -1,6 +1,8 @@
 """The generated data set: textured shapes that overlap, some of them small. No files, the same on every machine."""
 
+import colorsys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,15 +12,15 @@ from torch import Tensor
 from seggrid.config import ShapesConfig
 
 BACKGROUND, DISK, SQUARE, TRIANGLE, RING, DOT = range(6)
-Grid = NDArray[np.float32]
+Grid = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class ShapesSource:
     """Pictures drawn from (seed, split, index).
 
-    Colours and textures are drawn alike for all classes, so that a model has to see form: a disk and a ring, or a
-    large dot and a small disk, differ in nothing else. Pixels on a border between two labels are ignored.
+    A class has a hue of its own, but blurred so far that hues of different classes overlap: colour tells a model half
+    of it within a few steps, form tells the rest. Pixels on a border between two labels are ignored.
 
     Attributes:
         config: size, numbers of images and seed.
@@ -49,12 +51,12 @@ class ShapesSource:
         random = np.random.default_rng([self.config.seed, int(self.split == "train"), index])
         height, width = self.config.size
         rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
-        image = _texture(random, rows, columns)
+        image: NDArray[Any] = _texture(random, BACKGROUND, rows, columns)
         labels = np.full((height, width), BACKGROUND, dtype=np.uint8)
         for _ in range(random.integers(5, 10)):
             label = int(random.integers(DISK, DOT + 1))
             inside = _shape(random, label, rows, columns)
-            image[inside] = _texture(random, rows, columns)[inside]
+            image[inside] = _texture(random, label, rows, columns)[inside]
             labels[inside] = label
         image += random.normal(0, 0.04, image.shape).astype(np.float32)
         labels[_borders(labels)] = self.ignore_index
@@ -62,13 +64,15 @@ class ShapesSource:
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), torch.from_numpy(labels)
 
 
-def _texture(random: np.random.Generator, rows: Grid, columns: Grid) -> Grid:
+def _texture(random: np.random.Generator, label: int, rows: Grid, columns: Grid) -> Grid:
     """A colour with stripes of a random direction, width and strength."""
-    colour = random.uniform(0.15, 0.85, 3)
+    hue = random.uniform() if label == BACKGROUND else (label / DOT + random.normal(0, 0.12)) % 1.0
+    saturation = random.uniform(0.05, 0.3) if label == BACKGROUND else random.uniform(0.35, 0.8)
+    colour = np.array(colorsys.hsv_to_rgb(hue, saturation, random.uniform(0.35, 0.9)))
     angle, length = random.uniform(0, np.pi), random.uniform(4, 24)
     wave = np.sin((rows * np.sin(angle) + columns * np.cos(angle)) * 2 * np.pi / length)
-    strength = random.uniform(0, 0.25, 3)
-    return (colour + wave[..., None] * strength).astype(np.float32)
+    strength = random.uniform(0, 0.15)
+    return np.asarray(colour + strength * wave[..., None], dtype=np.float32)
 
 
 def _shape(random: np.random.Generator, label: int, rows: Grid, columns: Grid) -> NDArray[np.bool_]:

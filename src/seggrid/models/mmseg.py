@@ -56,7 +56,7 @@ def build(config: ModelConfig) -> Segmenter:
     if options.get("needs_pyramid") and len(set(strides)) == 1:
         raise ImpossibleCellError(
             f"arch={config.arch.name} needs feature maps of several strides, encoder={config.encoder.name} has only "
-            f"stride {strides[0]}; choose a hierarchical one, such as resnet50, convnext_tiny, swin_tiny_patch4_window7_224"
+            f"stride {strides[0]}; choose a hierarchical one, such as resnet50 or convnext_tiny"
         )
 
     neck = options.get("neck")

@@ -1,6 +1,6 @@
 """segmentation-models-pytorch: 12 architectures, with timm's encoders or its own."""
 
-from typing import Any, cast
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch
@@ -50,9 +50,7 @@ def build(config: ModelConfig) -> Segmenter:
         timm_encoder.check_loaded(config.encoder, network.encoder, twin.encoder)
 
     encoder = network.encoder
-    head = cast(
-        nn.Conv2d, next(module for module in network.segmentation_head.modules() if isinstance(module, nn.Conv2d))
-    )
+    head = next(module for module in network.segmentation_head.modules() if isinstance(module, nn.Conv2d))
     stride = int(encoder.output_stride)
     native = timm_encoder.native_size(config.encoder) if config.encoder.library == "timm" else (224, 224)
     facts = Facts(stride, len(encoder.out_channels) - (0 if config.arch.name == "dpt" else 1), head.in_channels)
