@@ -17,8 +17,9 @@ from seggrid.results import Record
 
 def quiet() -> None:
     """Keeps from the terminal what the libraries say that a user can do nothing about."""
-    for name in ("pytorch_lightning", "lightning_fabric", "timm", "httpx", "huggingface_hub"):
+    for name in ("pytorch_lightning", "lightning_fabric", "timm", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the one line about weights says it all
     # Workers are chosen by the device; a CPU has none to spare.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # EvalSampler does what the warning asks for.

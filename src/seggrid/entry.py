@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seggrid import checks, config, results
 from seggrid.errors import UserError, one_line
+from seggrid.hub import go_offline_if_unreachable
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 log = logging.getLogger("seggrid")
@@ -37,12 +38,16 @@ def main(kind: str, conf: Path) -> None:
     OmegaConf.register_new_resolver("slug", lambda text: text.replace("/", "-"), replace=True)
     wants_traceback = os.environ.get(FULL_ERROR) == "1"
 
+    raised: list[UserError] = []
+
     def task(composed: DictConfig) -> None:
         # Hydra prints several lines of its own for an error unless it is told to raise it; processes that a job
         # starts must see the user's own choice.
         os.environ[FULL_ERROR] = "1" if wants_traceback else "0"
         try:
             _job(kind, composed)
+        except UserError as error:
+            raised.append(error)  # Hydra would print a line of its own about it
         finally:
             os.environ[FULL_ERROR] = "1"
 
@@ -50,6 +55,8 @@ def main(kind: str, conf: Path) -> None:
         _resume(sys.argv)
         os.environ[FULL_ERROR] = "1"
         hydra.main(version_base="1.3", config_path=str(conf), config_name=kind)(task)()
+        if raised:
+            raise raised[0]
     except UserError as error:
         _exit(error, one_line(error), wants_traceback)
     except (HydraException, OmegaConfBaseException) as error:
@@ -127,6 +134,8 @@ def _run(kind: str, typed: Any, folder: Path, record: results.Record) -> None:
     """Checks the configuration, and only then imports what does the work."""
     if kind == "train":
         checks.check_train(typed)
+        if typed.encoder.pretrained and typed.encoder.weights is None:
+            go_offline_if_unreachable()
         from seggrid.training import train
 
         train(typed, folder, record)
@@ -188,10 +197,10 @@ def _composition_error(error: Exception) -> str:
         key = cause.full_key or ""
         text = str(cause.msg or cause).splitlines()[0]
         if cause.object_type is not None and hasattr(cause.object_type, "__dataclass_fields__") and "not in" in text:
-            allowed = list(cause.object_type.__dataclass_fields__)
+            keys = list(cause.object_type.__dataclass_fields__)
             wrong = key.split(".")[-1]
-            near = difflib.get_close_matches(wrong, allowed, n=1)
+            near = difflib.get_close_matches(wrong, keys, n=1)
             hint = f"; did you mean {near[0]}?" if near else "."
-            return f"{key} is not a key{hint} Allowed here: {', '.join(allowed)}"
+            return f"{key} is not a key{hint} Allowed here: {', '.join(keys)}"
         return f"{key}: {text}" if key else text
     return " ".join(str(error).split())
