@@ -72,7 +72,8 @@ def print_start(record: Record) -> None:
     Console(highlight=False).print(
         f"[bold]{record.backend} / {record.arch} / {record.encoder}[/bold] on {record.dataset}: "
         f"{model['params'] / 1e6:.1f}M parameters, {model['gmacs']:.2f} GMac at "
-        f"{model['input_size'][0]}x{model['input_size'][1]}, output stride {model['output_stride']}"
+        f"{model['input_size'][0]}x{model['input_size'][1]}, output stride {model['output_stride']}",
+        soft_wrap=True,
     )
 
 

@@ -95,10 +95,10 @@ def _job(kind: str, composed: DictConfig) -> None:
         raise UserError(f"{folder} already holds a finished run; choose another hydra.run.dir, or delete it")
 
     record.write(folder)  # as "interrupted": a killed process leaves this behind
+    if in_sweep and kind == "train" and typed.trainer.several_processes:
+        _run_apart(folder)
+        return
     try:
-        if in_sweep and kind == "train" and typed.trainer.several_processes:
-            _run_apart(folder, record)
-            return
         _run(kind, typed, folder, record)
         record.status = "completed"
     except Exception as error:
@@ -111,8 +111,7 @@ def _job(kind: str, composed: DictConfig) -> None:
         if not isinstance(error, UserError):
             log.error("traceback of %s", folder, exc_info=error)
     finally:
-        if record.status != "apart":
-            record.write(folder)
+        record.write(folder)
 
 
 def _record(kind: str, typed: Any, overrides: list[str] | None = None) -> results.Record:
@@ -151,15 +150,14 @@ def _run(kind: str, typed: Any, folder: Path, record: results.Record) -> None:
         profile(typed, folder, record)
 
 
-def _run_apart(folder: Path, record: results.Record) -> None:
+def _run_apart(folder: Path) -> None:
     """Runs a job of a sweep in a process of its own.
 
     Lightning starts the other processes of a distributed run with this process's command line: in a sweep they would
     each repeat the whole sweep.
     """
     command = [sys.executable, sys.argv[0], *HydraConfig.get().overrides.task, f"hydra.run.dir='{folder}'"]
-    subprocess.run(command, check=False)
-    record.status = "apart"
+    subprocess.run(command, check=False)  # its record says how it ended
 
 
 def _resume(argv: list[str]) -> None:

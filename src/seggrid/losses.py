@@ -25,9 +25,9 @@ class SegmentationLoss(nn.Module):
 
     def forward(self, output: SegOutput, masks: Tensor) -> Tensor:
         """Returns a scalar."""
-        loss: Tensor = self.criterion(output.logits, masks)
+        loss: Tensor = self.criterion(_at_least_single(output.logits), masks)
         for logits in output.aux:
-            loss = loss + self.aux_weight * self.criterion(logits, masks)
+            loss = loss + self.aux_weight * self.criterion(_at_least_single(logits), masks)
         return loss
 
 
@@ -51,7 +51,7 @@ class CrossEntropy(nn.Module):
         total = F.cross_entropy(
             logits,
             masks,
-            self.class_weights,
+            None if self.class_weights is None else self.class_weights.to(logits.dtype),
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
             reduction="sum",
@@ -87,6 +87,24 @@ class OhemCrossEntropy(nn.Module):
         return (losses * weights).sum() / weights.sum().clamp_min(1e-6)
 
 
+class ZeroWhereNoneCounts(nn.Module):
+    """A loss of SMP's that has no scalar, or NaN, for a batch whose pixels are all ignored.
+
+    Args:
+        criterion: the loss.
+        ignore_index: the label that does not count.
+    """
+
+    def __init__(self, criterion: nn.Module, ignore_index: int) -> None:
+        super().__init__()
+        self.criterion, self.ignore_index = criterion, ignore_index
+
+    def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """Returns a scalar from logits ``(B, C, H, W)`` and labels ``(B, H, W)``."""
+        loss: Tensor = self.criterion(logits, masks) if (masks != self.ignore_index).any() else 0.0 * logits.sum()
+        return loss
+
+
 def build_loss(config: LossConfig, ignore_index: int) -> SegmentationLoss:
     """Builds the configured loss.
 
@@ -108,11 +126,18 @@ def build_loss(config: LossConfig, ignore_index: int) -> SegmentationLoss:
         if config.name == "dice":
             criterion = smp.DiceLoss("multiclass", ignore_index=ignore_index)
         elif config.name == "lovasz":
-            criterion = smp.LovaszLoss("multiclass", ignore_index=ignore_index)
+            criterion = ZeroWhereNoneCounts(smp.LovaszLoss("multiclass", ignore_index=ignore_index), ignore_index)
         else:
             gamma = 2.0 if config.gamma is None else config.gamma
-            criterion = smp.FocalLoss("multiclass", gamma=gamma, ignore_index=ignore_index)
+            weights = {} if config.class_weights is None else {"class_weights": config.class_weights}
+            focal = smp.FocalLoss("multiclass", gamma=gamma, ignore_index=ignore_index, **weights)
+            criterion = ZeroWhereNoneCounts(focal, ignore_index)
     return SegmentationLoss(criterion, config.aux_weight)
+
+
+def _at_least_single(logits: Tensor) -> Tensor:
+    """A sum over a batch's pixels does not fit into half precision."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def _pixel_weights(masks: Tensor, ignore_index: int, class_weights: Tensor | None) -> Tensor:

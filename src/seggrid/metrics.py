@@ -70,7 +70,7 @@ def scores(matrix: Tensor) -> Scores:
     Args:
         matrix: ``(C, C)`` counts, rows the labels, columns the predictions.
     """
-    counts = matrix.double().cpu()
+    counts = matrix.cpu().double()  # in this order: Apple's GPUs have no doubles
     hits, labelled, predicted = counts.diag(), counts.sum(1), counts.sum(0)
     return Scores(
         aacc=float(hits.sum() / counts.sum()),

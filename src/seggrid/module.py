@@ -95,10 +95,9 @@ class SegmentationModule(pl.LightningModule):
         self.eval_loss = float(self.mean_loss.compute())
         self.confusion.reset()
         self.mean_loss.reset()
-        means = self.scores.means
-        self.log("val/mIoU", means["mIoU"], prog_bar=True)
-        self.log_dict({f"val/{name}": value for name, value in means.items() if name != "mIoU"})
-        self.log("val/loss", self.eval_loss)
+        values = {**self.scores.means, "loss": self.eval_loss}
+        for name, value in values.items():  # equal on every process; Lightning wants to hear it
+            self.log(f"val/{name}", value, prog_bar=name == "mIoU", sync_dist=True)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Looks for a loss that is not finite: each step on the CPU, now and then on a GPU."""

@@ -7,7 +7,7 @@ from typing import Any
 from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from seggrid.config import OptimizerConfig, ScheduleConfig
 
@@ -66,9 +66,7 @@ def build_schedule(optimizer: Optimizer, config: ScheduleConfig, total_steps: in
         total_steps: optimiser steps of the whole run.
     """
     if config.name == "onecycle":
-        rates = [group["lr"] for group in optimizer.param_groups]
-        # The first step of a one-cycle run is at its lowest rate, and the last one too.
-        return OneCycleLR(optimizer, rates, total_steps=max(total_steps, 2), pct_start=config.warmup_fraction or 0.3)
+        return LambdaLR(optimizer, lambda step: _one_cycle(step, config.warmup_fraction, total_steps))
     warmup_steps = round(config.warmup_fraction * total_steps)
     power = 0.9 if config.power is None else config.power
 
@@ -83,3 +81,17 @@ def build_schedule(optimizer: Optimizer, config: ScheduleConfig, total_steps: in
         return 1.0
 
     return LambdaLR(optimizer, factor)
+
+
+def _one_cycle(step: int, rise: float, total_steps: int) -> float:
+    """The rates of ``torch.optim.lr_scheduler.OneCycleLR``, which leave momentum and betas as they are configured.
+
+    That class divides by zero where the rise takes one step, and refuses a step after a resume with more epochs.
+    """
+    last = total_steps - 1
+    peak = max(0.0, rise * total_steps - 1)
+    if step < peak:
+        start, end, progress = 1 / 25, 1.0, step / peak
+    else:
+        start, end, progress = 1.0, 1 / 25e4, min(1.0, (step - peak) / ((last - peak) or 1))
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2

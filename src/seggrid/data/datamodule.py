@@ -17,6 +17,8 @@ from seggrid.data.samplers import EvalSampler, Key, TrainBatchSampler
 from seggrid.data.shapes import ShapesSource
 from seggrid.errors import UserError
 
+Sample = tuple[Tensor, Tensor]
+
 
 class Source(Protocol):
     """Pictures with labels, one by one."""
@@ -43,7 +45,7 @@ def open_source(config: DatasetConfig, split: str) -> Source:
     return find_files(config, split)
 
 
-class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
+class SegmentationDataset(Dataset[Sample]):
     """A source with a transform whose randomness depends on (seed, epoch, index) alone.
 
     Args:
@@ -65,7 +67,7 @@ class SegmentationDataset(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: Key) -> Sample:
         epoch, index = key
         image, mask = self.source.read(index)
         height, width = image.shape[-2:]
@@ -135,7 +137,7 @@ class SegmentationData(pl.LightningDataModule):
             )
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         sampler._start = done % len(sampler)
-        return DataLoader(self.train_dataset, batch_sampler=sampler, **self._loading())
+        return DataLoader(self.train_dataset, batch_sampler=sampler, collate_fn=_collate_train, **self._loading())
 
     def val_dataloader(self) -> Any:
         """Returns the loader of the evaluation split, each image once over all processes."""
@@ -147,7 +149,11 @@ class SegmentationData(pl.LightningDataModule):
             )
         sampler = EvalSampler(len(self.eval_dataset), rank, world_size)
         return DataLoader(
-            self.eval_dataset, batch_size=self.eval_batch_size, sampler=sampler, collate_fn=_collate, **self._loading()
+            self.eval_dataset,
+            batch_size=self.eval_batch_size,
+            sampler=sampler,
+            collate_fn=_collate_eval,
+            **self._loading(),
         )
 
     def _loading(self) -> dict[str, Any]:
@@ -159,12 +165,16 @@ class SegmentationData(pl.LightningDataModule):
         return {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": device == "cuda"}
 
 
-def _collate(samples: list[tuple[Tensor, Tensor]]) -> Any:
-    sizes = {tuple(tensor.shape[-2:]) for sample in samples for tensor in sample[1:]}
-    sizes_of_images = {tuple(image.shape[-2:]) for image, _ in samples}
-    if len(sizes) > 1 or len(sizes_of_images) > 1:
-        raise UserError(
-            f"eval_batch_size={len(samples)} needs images of one size, but these have {len(sizes | sizes_of_images)}; "
-            "set eval_batch_size=1"
-        )
+def _collate_train(samples: list[Sample]) -> Any:
+    return _collate(samples, "set augment.crop or augment.resize, or batch_size=1")
+
+
+def _collate_eval(samples: list[Sample]) -> Any:
+    return _collate(samples, "set eval_batch_size=1")
+
+
+def _collate(samples: list[Sample], remedy: str) -> Any:
+    sizes = {(tuple(image.shape[-2:]), tuple(mask.shape)) for image, mask in samples}
+    if len(sizes) > 1:
+        raise UserError(f"a batch of {len(samples)} needs images of one size, but these have {len(sizes)}; {remedy}")
     return default_collate(samples)

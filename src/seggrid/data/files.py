@@ -14,6 +14,7 @@ from seggrid.config import DatasetConfig
 from seggrid.errors import UserError
 
 INDEX_MODES = ("1", "L", "P", "I", "I;16")
+LARGEST_LABEL = 2**16 - 1
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,9 @@ class FileSource:
                 f"{mask_path} is {mask.size[0]}x{mask.size[1]} pixels, its image {image_path} is "
                 f"{image.size[0]}x{image.size[1]}: both must have one size"
             )
-        labels = self._labels[np.asarray(mask).astype(np.int64).clip(0, 256)]
+        raw = np.asarray(mask).astype(np.int64)
+        labels = self._labels[raw.clip(-1, LARGEST_LABEL + 1)]
         if (labels < 0).any():
-            raw = np.asarray(mask).astype(np.int64)
             value = int(raw[labels < 0].min())
             classes = self.config.classes
             raise UserError(
@@ -77,11 +78,13 @@ class FileSource:
 
     @cached_property
     def _labels(self) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
-        """The class of every label in the files; -1 for a label that has none. Entry 256 stands for all above 255."""
-        table = np.full(257, -1, dtype=np.int16)
+        """The class of every label in the files; -1 for a label that has none. The last entry stands for all others."""
+        table = np.full(LARGEST_LABEL + 2, -1, dtype=np.int16)
         table[: len(self.config.classes)] = np.arange(len(self.config.classes))
         table[self.config.ignore_index] = self.config.ignore_index
         for source, target in self.config.label_map.items():
+            if not 0 <= source <= LARGEST_LABEL:
+                raise UserError(f"dataset.label_map.{source}: a label in a mask is a value from 0 to {LARGEST_LABEL}")
             table[source] = target
         return table
 
@@ -117,6 +120,8 @@ def find_files(config: DatasetConfig, split: str) -> FileSource:
 def _share(pairs: list[tuple[Path, Path]], config: DatasetConfig, split: str) -> list[tuple[Path, Path]]:
     """Draws ``val_fraction`` of the pairs for ``val``; the others are ``train``."""
     assert config.val_fraction is not None
+    if split not in ("train", "val"):
+        raise UserError(f"dataset={config.name} has no split {split}: dataset.images does not name {{split}}")
     if len(pairs) < 2:
         raise UserError(f"{config.root} has {len(pairs)} pair of image and mask; train and val need one each")
     order = np.random.default_rng(config.split_seed).permutation(len(pairs))
@@ -126,7 +131,10 @@ def _share(pairs: list[tuple[Path, Path]], config: DatasetConfig, split: str) ->
 
 
 def _by_stem(root: Path, pattern: str, key: str) -> dict[str, Path]:
-    paths = sorted(path for path in root.glob(pattern) if path.is_file() and not path.name.startswith("."))
+    try:
+        paths = sorted(path for path in root.glob(pattern) if path.is_file() and not path.name.startswith("."))
+    except (NotImplementedError, ValueError) as error:
+        raise UserError(f"{key}={pattern} is no glob within dataset.root ({error})") from error
     twice = [stem for stem, count in Counter(path.stem for path in paths).items() if count > 1]
     if twice:
         same = [str(path) for path in paths if path.stem == twice[0]]
@@ -149,5 +157,5 @@ def _open(path: Path, mode: str | None) -> Image.Image:
         with Image.open(path) as image:
             image.load()
             return image.copy() if mode is None else image.convert(mode)
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError for a broken PNG chunk
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: a PNG's chunk
         raise UserError(f"{path} cannot be read ({error}); replace it, or remove it and its partner") from error
