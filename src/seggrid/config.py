@@ -222,10 +222,10 @@ class TrainerConfig:
     log_every_n_steps: int = 10
 
     @property
-    def several_processes(self) -> bool:
-        """Whether Lightning may start more than one process."""
+    def is_distributed(self) -> bool:
+        """Whether Lightning may start processes, or leave a process group behind: one device with ddp does, too."""
         devices = len(self.devices) if isinstance(self.devices, list) else self.devices
-        return str(devices) != "1"
+        return str(devices) != "1" or self.strategy != "auto"
 
 
 @dataclass

@@ -95,7 +95,7 @@ def _job(kind: str, composed: DictConfig) -> None:
         raise UserError(f"{folder} already holds a finished run; choose another hydra.run.dir, or delete it")
 
     record.write(folder)  # as "interrupted": a killed process leaves this behind
-    if in_sweep and kind == "train" and typed.trainer.several_processes:
+    if in_sweep and kind == "train" and typed.trainer.is_distributed:
         _run_apart(folder)
         return
     try:

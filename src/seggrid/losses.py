@@ -48,15 +48,16 @@ class CrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
         """Returns a scalar from logits ``(B, C, H, W)`` and labels ``(B, H, W)``."""
+        class_weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
         total = F.cross_entropy(
             logits,
             masks,
-            None if self.class_weights is None else self.class_weights.to(logits.dtype),
+            class_weights,
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
             reduction="sum",
         )
-        return total / _pixel_weights(masks, self.ignore_index, self.class_weights).sum().clamp_min(1e-6)
+        return total / _pixel_weights(masks, self.ignore_index, class_weights).sum().clamp_min(1e-6)
 
 
 class OhemCrossEntropy(nn.Module):
@@ -83,12 +84,13 @@ class OhemCrossEntropy(nn.Module):
         kept = max(1, round(self.min_kept_fraction * losses.numel()))
         hardest = losses.detach().flatten().topk(kept).values[-1]
         easy_below = hardest.clamp_max(-math.log(max(self.threshold, 1e-12)))
-        weights = _pixel_weights(masks, self.ignore_index, self.class_weights) * (losses.detach() >= easy_below)
+        class_weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
+        weights = _pixel_weights(masks, self.ignore_index, class_weights) * (losses.detach() >= easy_below)
         return (losses * weights).sum() / weights.sum().clamp_min(1e-6)
 
 
 class ZeroWhereNoneCounts(nn.Module):
-    """A loss of SMP's that has no scalar, or NaN, for a batch whose pixels are all ignored.
+    """A loss of SMP's that has no scalar, or NaN, for a batch whose pixels are all ignored; in single precision.
 
     Args:
         criterion: the loss.
@@ -101,7 +103,9 @@ class ZeroWhereNoneCounts(nn.Module):
 
     def forward(self, logits: Tensor, masks: Tensor) -> Tensor:
         """Returns a scalar from logits ``(B, C, H, W)`` and labels ``(B, H, W)``."""
-        loss: Tensor = self.criterion(logits, masks) if (masks != self.ignore_index).any() else 0.0 * logits.sum()
+        if not (masks != self.ignore_index).any():
+            return 0.0 * logits.sum()
+        loss: Tensor = self.criterion(logits.float(), masks)
         return loss
 
 

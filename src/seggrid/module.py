@@ -116,7 +116,8 @@ class SegmentationModule(pl.LightningModule):
         self._bad_step = torch.where(first_bad, self.global_step, self._bad_step)
 
     def _stop_if_not_finite(self) -> None:
-        step = int(self._bad_step)
+        # All processes stop together: one that stopped alone would leave the others waiting for its gradients.
+        step = int(self.trainer.strategy.reduce(self._bad_step.clone(), reduce_op="max"))
         if step >= 0:
             raise UserError(
                 f"the loss is not finite at step {step}; the checkpoints are those before it. "

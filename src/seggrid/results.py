@@ -56,8 +56,11 @@ class Record:
         self.ended = now()
         text = json.dumps(_without_nan(dataclasses.asdict(self)), indent=1, allow_nan=False)
         temporary = folder / f".{FILE_NAME}.{os.getpid()}"
-        temporary.write_text(text + "\n")
-        temporary.replace(folder / FILE_NAME)
+        try:
+            temporary.write_text(text + "\n")
+            temporary.replace(folder / FILE_NAME)
+        finally:
+            temporary.unlink(missing_ok=True)  # still there only if the disk is full
         return folder / FILE_NAME
 
 

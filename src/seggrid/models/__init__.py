@@ -3,7 +3,7 @@
 from importlib import import_module
 
 from seggrid.config import ModelConfig
-from seggrid.models.reach import drop_unreached, find_divisor
+from seggrid.models.reach import drop_unreached, find_padding
 from seggrid.models.segmenter import Facts, Segmenter, SegOutput
 
 __all__ = ["Facts", "SegOutput", "Segmenter", "build"]
@@ -26,6 +26,6 @@ def build(config: ModelConfig) -> Segmenter:
     """
     adapter = import_module(f"seggrid.models.{config.backend.name}")
     segmenter: Segmenter = adapter.build(config)
-    find_divisor(segmenter.train())
+    find_padding(segmenter.train())
     drop_unreached(segmenter)
     return segmenter

@@ -120,7 +120,7 @@ def _load(config: ModelConfig, encoder: nn.Module) -> None:
 
     with timm_encoder.weights_errors(config.encoder):
         state = load_state_dict(str(timm_encoder.require_file(config.encoder)))
-        encoder.load_state_dict({key: value for key, value in state.items() if not key.startswith("head.")})
+        encoder.load_state_dict({key: value for key, value in state.items() if not key.startswith(("head.", "fc."))})
 
 
 def _quiet() -> None:

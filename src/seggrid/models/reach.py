@@ -9,7 +9,7 @@ from torch.func import functional_call
 from seggrid.errors import UserError
 from seggrid.models.segmenter import Segmenter, SegOutput
 
-ODD_SIZE = (97, 131)
+ODD_SIZE = (129, 163)
 
 
 def forward_on_meta(
@@ -34,19 +34,30 @@ def forward_on_meta(
     return functional_call(segmenter, {**parameters, **buffers}, (images,)), parameters
 
 
-def find_divisor(segmenter: Segmenter) -> None:
-    """Sets the smallest divisor of the image size that the model works with; 1 where it takes any size.
+def find_padding(segmenter: Segmenter) -> None:
+    """Sets the smallest divisor of the image size, and then the smallest size, that the model works with.
 
-    A model that works with none of them keeps 1: it has one fixed size, and says so when it is given another.
+    A model that works with none of the divisors keeps 1: it has one fixed size, and says so when it is given another.
     """
     for divisor in (1, segmenter.facts.output_stride, 32):
         segmenter.divisor = divisor
-        try:
-            forward_on_meta(segmenter, ODD_SIZE)
-        except (UserError, AssertionError, RuntimeError):
-            continue
+        if _works(segmenter, ODD_SIZE):
+            break
+    else:
+        segmenter.divisor = 1
         return
-    segmenter.divisor = 1
+    for smallest in (1, 32, 64, 128):  # 128: SMP's PAN halves its last feature map, of stride 16, three times
+        segmenter.smallest = smallest
+        if _works(segmenter, (1, 1)):
+            return
+
+
+def _works(segmenter: Segmenter, size: tuple[int, int]) -> bool:
+    try:
+        forward_on_meta(segmenter, size)
+    except (UserError, AssertionError, RuntimeError):
+        return False
+    return True
 
 
 def drop_unreached(segmenter: Segmenter) -> None:

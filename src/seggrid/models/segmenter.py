@@ -51,6 +51,7 @@ class Segmenter(nn.Module, ABC):
 
     Attributes:
         divisor: images are padded at the right and bottom to a multiple of this; logits are cropped back.
+        smallest: the least height and width that the network works with; smaller images are padded to it first.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Segmenter(nn.Module, ABC):
         self.network = network
         self.facts = facts
         self.divisor = 1
+        self.smallest = 1
         self.native_size = native_size
         # In tuples, so that they are not registered as submodules a second time.
         self._encoder = (encoder,)
@@ -88,7 +90,7 @@ class Segmenter(nn.Module, ABC):
             images: ``(B, 3, H, W)``, float, normalised.
         """
         height, width = images.shape[-2:]
-        padded = functional.pad(images, (0, -width % self.divisor, 0, -height % self.divisor))
+        padded = functional.pad(images, (0, self._padding(width), 0, self._padding(height)))
         try:
             logits, aux = self.raw_logits(padded)
         except (AssertionError, RuntimeError) as error:
@@ -104,6 +106,10 @@ class Segmenter(nn.Module, ABC):
             _resize(logits, size)[..., :height, :width],
             tuple(_resize(item, size)[..., :height, :width] for item in aux),
         )
+
+    def _padding(self, side: int) -> int:
+        least = max(side, self.smallest)
+        return least + -least % self.divisor - side
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
         """Yields the parameters of the encoder, so that they can have a learning rate of their own."""

@@ -40,9 +40,8 @@ def build(config: ModelConfig) -> Segmenter:
         with timm_encoder.weights_errors(config.encoder):
             network = _create(config, options, weights=_weights(config))
     if config.encoder.library == "smp" and config.encoder.weights is not None:
-        state = load_state_dict(str(timm_encoder.require_file(config.encoder)))
         with timm_encoder.weights_errors(config.encoder):
-            network.encoder.load_state_dict(state)
+            network.encoder.load_state_dict(load_state_dict(str(timm_encoder.require_file(config.encoder))))
     elif config.encoder.weights is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch.initial_seed() + 1)

@@ -1,5 +1,7 @@
 """Any timm model as a pyramid of four feature maps, for the libraries that have no such adapter of their own."""
 
+import logging
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,12 @@ from seggrid.config import EncoderConfig
 from seggrid.errors import UserError, one_line
 
 LEVELS = 4
+
+# timm names, one by one, the weights that a file holds in vain (its classifier's, always) and those that it lacks;
+# check_loaded refuses the latter in one line.
+logging.getLogger("timm.models._builder").addFilter(
+    lambda record: "while loading pretrained weights" not in record.getMessage()
+)
 
 
 class TimmEncoder(nn.Module):
@@ -154,7 +162,7 @@ def weights_errors(config: EncoderConfig) -> Iterator[None]:
     except Exception as error:
         if config.weights is None and not config.pretrained:
             raise
-        reason = f"{type(error).__name__}: {one_line(error)[:160]}"
+        reason = f"{type(error).__name__}: {textwrap.shorten(one_line(error), 160, placeholder=' ...')}"
         if config.weights is not None:
             raise UserError(
                 f"encoder.weights={config.weights} cannot be loaded into {config.name} ({reason})"

@@ -1,0 +1,46 @@
+"""Runs the entry points as a user does: in a process of their own, from the repository's folder."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A cell that trains in seconds: a small encoder, eight pictures of 32x32 pixels, one epoch of two steps.
+TINY = (
+    "arch=fpn",
+    "encoder=resnet10t",
+    "encoder.pretrained=false",
+    "dataset.shapes.size=[32,32]",
+    "dataset.shapes.train=8",
+    "dataset.shapes.val=3",
+    "batch_size=4",
+    "pictures=1",
+    "trainer=cpu",
+    "trainer.max_epochs=1",
+    "logger=csv",
+)
+
+
+def run(script: str, *arguments: str, expect: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs ``python <script> <arguments>`` and asserts its exit status."""
+    done = subprocess.run(
+        [sys.executable, script, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == expect, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """Reads a run's record as any program would."""
+    values: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return values

@@ -1,0 +1,331 @@
+"""What every backend's model promises, for every (arch, backend) that ``conf/arch`` lists."""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import timm
+import torch
+import torchvision
+import yaml
+from torch import Tensor
+
+from seggrid import models
+from seggrid.checks import ImpossibleCellError
+from seggrid.errors import UserError
+from seggrid.models.reach import forward_on_meta
+from seggrid.profiling import count
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+ARCHS = {arch["name"]: arch["backends"] for arch in map(yaml.safe_load, (f.read_text() for f in CONF.glob("arch/*")))}
+ROWS = sorted((backend, arch) for arch, backends in ARCHS.items() for backend in backends)
+OWN = sorted(str(file.relative_to(CONF / "encoder").with_suffix("")) for file in CONF.glob("encoder/*/*.yaml"))
+
+CNN, VIT = "test_resnet", "test_vit"  # timm's smallest
+BIG_CNN, PYRAMID, SWIN, BIG_VIT = (
+    "mobilenetv3_small_100",
+    "pvt_v2_b0",
+    "swin_tiny_patch4_window7_224",  # its feature maps are NHWC
+    "vit_tiny_patch16_224",
+)
+TINY_SWIN = (
+    SWIN,
+    "+encoder.options.embed_dim=8",
+    "+encoder.options.depths=[1,1,1,1]",
+    "+encoder.options.num_heads=[1,1,2,2]",
+)
+QUICK_OWN = {"smp/mit_b0", "mmseg/mit_b0", "mmseg/resnet50_v1c", "torchvision/mobilenet_v3_large"}
+
+HEIGHT, WIDTH = SIZE = (65, 97)
+CLASSES = 5
+
+
+def _is_refused(backend: str, arch: str, encoder: str) -> bool:
+    """What the libraries cannot do: a stride of their own in a transformer, several strides from a plain ViT."""
+    if encoder in (VIT, BIG_VIT):
+        return arch != "dpt" if backend == "smp" else bool(ARCHS[arch][backend].get("needs_pyramid"))
+    return backend == "smp" and encoder in (PYRAMID, SWIN) and arch in ("deeplabv3", "deeplabv3plus", "pan")
+
+
+def _cells() -> Iterator[Any]:
+    for backend, arch in ROWS:
+        quick = [VIT if arch == "dpt" else CNN]
+        slow = [CNN if arch == "dpt" else VIT, BIG_CNN, PYRAMID, SWIN, BIG_VIT]
+        if arch in ("unet", "segformer", "lraspp"):  # one arch of each backend also on the library's own encoders
+            own = ["smp/resnet18", "smp/mit_b0"] if backend == "smp" else [e for e in OWN if e.startswith(backend)]
+            quick += [encoder for encoder in own if encoder in QUICK_OWN]
+            slow += [encoder for encoder in own if encoder not in QUICK_OWN]
+        elif backend != "smp":
+            slow += [encoder for encoder in OWN if encoder.startswith(backend)]
+        for encoder in quick + slow:
+            if not _is_refused(backend, arch, encoder):
+                marks = [pytest.mark.slow] if encoder in slow else []
+                yield pytest.param((backend, arch, encoder), id=f"{backend}-{arch}-{encoder}", marks=marks)
+
+
+@pytest.fixture(scope="module", params=_cells())
+def cell(request: pytest.FixtureRequest) -> tuple[str, str, str]:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def segmenter(cell: tuple[str, str, str], build_model: Any) -> models.Segmenter:
+    return build_model(*cell)
+
+
+def _images(count: int = 1, size: tuple[int, int] = SIZE) -> Tensor:
+    return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+def test_evaluation_gives_logits_at_the_images_size_and_nothing_else(segmenter: models.Segmenter) -> None:
+    with torch.no_grad():
+        output = segmenter.eval()(_images())
+        again = segmenter(_images())
+    assert output.logits.shape == (1, CLASSES, HEIGHT, WIDTH)
+    assert output.logits.dtype == torch.float32
+    assert output.logits.isfinite().all()
+    assert output.aux == ()
+    assert torch.equal(output.logits, again.logits)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (33, 47), (64, 64), (98, 130), (100, 36)])
+def test_any_size_goes_in(segmenter: models.Segmenter, size: tuple[int, int]) -> None:
+    output, _ = forward_on_meta(segmenter.train(), size)
+    assert output.logits.shape == (2, CLASSES, *size)
+
+
+def test_training_gives_what_the_library_has_as_auxiliary_heads(
+    cell: tuple[str, str, str], segmenter: models.Segmenter
+) -> None:
+    backend, arch, _ = cell
+    heads = {"smp": False, "torchvision": arch != "lraspp", "mmseg": "auxiliary_head" in ARCHS[arch][backend]}
+    output, _ = forward_on_meta(segmenter.train(), SIZE)
+    assert [item.shape for item in output.aux] == [output.logits.shape] * heads[backend]
+    assert bool(list(segmenter.aux_parameters())) == heads[backend]
+
+
+def test_every_trained_parameter_gets_a_gradient_and_no_other(segmenter: models.Segmenter) -> None:
+    segmenter.train().zero_grad()
+    output = segmenter(_images(2))
+    # Squares: the gradient of a plain sum through a batch norm is zero.
+    torch.stack([item.square().mean() for item in (output.logits, *output.aux)]).sum().backward()
+    gradients = {name: weight.grad for name, weight in segmenter.named_parameters()}
+    trained = {name for name, weight in segmenter.named_parameters() if weight.requires_grad}
+    assert {name for name, gradient in gradients.items() if gradient is not None} == trained
+    assert all(gradients[name].isfinite().all() for name in trained)
+
+
+def test_encoder_parameters_are_some_of_all(segmenter: models.Segmenter) -> None:
+    everything = {id(weight) for weight in segmenter.parameters()}
+    encoder = {id(weight) for weight in segmenter.encoder_parameters()}
+    aux = {id(weight) for weight in segmenter.aux_parameters()}
+    assert encoder
+    assert encoder < everything
+    assert aux < everything
+    assert not encoder & aux
+
+
+def test_state_dict_holds_the_whole_model(
+    cell: tuple[str, str, str], segmenter: models.Segmenter, build_model: Any, tmp_path: Path
+) -> None:
+    torch.save(segmenter.network.state_dict(), tmp_path / "network.pt")
+    other = build_model(*cell, seed=1).eval()
+    with torch.no_grad():
+        assert not torch.equal(other(_images()).logits, segmenter.eval()(_images()).logits)
+        other.network.load_state_dict(torch.load(tmp_path / "network.pt", weights_only=True), strict=True)
+        assert torch.equal(other(_images()).logits, segmenter(_images()).logits)
+
+
+def test_facts_are_positive_and_counts_add_up(segmenter: models.Segmenter) -> None:
+    facts = segmenter.facts
+    assert facts.output_stride > 0 and math.log2(facts.output_stride).is_integer()
+    assert facts.encoder_depth > 0
+    assert facts.decoder_channels > 0
+    section = count(segmenter, (64, 64))
+    assert 0 < section["params_encoder"] < section["params"] - section["params_aux"]
+    assert section["gmacs"] > 0
+    assert (section["gmacs_aux"] > 0) == (section["params_aux"] > 0)
+
+
+@pytest.mark.parametrize(
+    ("backend", "arch", "encoder"),
+    [(*row, encoder) for row in ROWS for encoder in (VIT, PYRAMID) if _is_refused(*row, encoder)],
+)
+def test_refusal_is_one_line_that_names_the_encoder(backend: str, arch: str, encoder: str, build_model: Any) -> None:
+    with pytest.raises(ImpossibleCellError, match=f"encoder={encoder}") as refusal:
+        build_model(backend, arch, encoder)
+    assert f"arch={arch}" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_same_seed_same_weights(build_model: Any) -> None:
+    first, second = (build_model("mmseg", "fpn", CNN, seed=3).state_dict() for _ in range(2))
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+@pytest.mark.parametrize(("backend", "arch"), [("smp", "unet"), ("torchvision", "lraspp"), ("mmseg", "upernet")])
+def test_feature_maps_with_channels_last(backend: str, arch: str, build_model: Any) -> None:
+    segmenter = build_model(backend, arch, *TINY_SWIN).eval()
+    with torch.no_grad():
+        assert segmenter(_images()).logits.shape == (1, CLASSES, HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize(("encoder", "stride"), [((CNN,), 8), ((PYRAMID,), 32), (TINY_SWIN, 32)])
+@pytest.mark.parametrize("backend", ["torchvision", "mmseg"])
+def test_facts_report_the_stride_that_was_had(
+    backend: str, encoder: tuple[str, ...], stride: int, build_model: Any
+) -> None:
+    assert ARCHS["fcn"][backend]["output_stride"] == 8
+    segmenter = build_model(backend, "fcn", *encoder)
+    assert segmenter.facts.output_stride == stride
+    with torch.no_grad():
+        features = segmenter.network.backbone(_images(size=(64, 64)))
+    last = features["out"] if backend == "torchvision" else features[-1]
+    assert last.shape[-2:] == (64 // stride, 64 // stride)
+
+
+def test_parameters_that_no_gradient_reaches_are_not_counted(build_model: Any) -> None:
+    # SMP's PSPNet reads three stages of SMP's ResNet, and builds five.
+    segmenter = build_model("smp", "pspnet", "smp/resnet18")
+    assert sum(weight.numel() for weight in segmenter.parameters()) > 11e6
+    assert 0.8e6 < count(segmenter, (64, 64))["params"] < 1e6
+    segmenter(_images(2)).logits.square().mean().backward()
+    assert all((weight.grad is not None) == weight.requires_grad for weight in segmenter.parameters())
+
+
+def test_an_encoder_of_one_size_says_so(build_model: Any) -> None:
+    segmenter = build_model("mmseg", "segformer", "test_maxvit").eval()
+    native = segmenter.native_size
+    assert segmenter(_images(size=native)).logits.shape[-2:] == native
+    with pytest.raises(UserError, match=f"cannot take images of 65x97 .* made for {native[0]}x{native[1]}"):
+        segmenter(_images())
+
+
+# Weights
+
+
+def _encoder_of(segmenter: models.Segmenter) -> dict[str, Tensor]:
+    """The encoder's state under the names that a file of its weights has."""
+    names = ("encoder.model.", "backbone.encoder.timm_model.", "backbone.timm_model.", "encoder.", "backbone.")
+    state = segmenter.network.state_dict()
+    prefix = next(name for name in names if any(key.startswith(name) for key in state))
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+TIMM_CELLS = [("smp", "unet", CNN), ("torchvision", "fcn", CNN), ("mmseg", "fpn", CNN)]
+OWN_CELLS = [
+    ("smp", "unet", "smp/resnet18"),
+    ("torchvision", "lraspp", "torchvision/mobilenet_v3_large"),
+    ("mmseg", "segformer", "mmseg/mit_b0"),
+]
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No network, and nothing in the cache."""
+    import huggingface_hub.constants
+    import torchvision.models._api
+
+    def no_network(*_: Any, **__: Any) -> None:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", no_network)
+
+
+@pytest.mark.parametrize("cell", TIMM_CELLS)
+def test_a_timm_checkpoint_is_loaded(cell: tuple[str, str, str], build_model: Any, tmp_path: Path) -> None:
+    saved = timm.create_model(CNN).state_dict()
+    saved = {key: torch.rand_like(value) if value.is_floating_point() else value for key, value in saved.items()}
+    torch.save(saved, tmp_path / "weights.pt")
+    loaded = _encoder_of(build_model(*cell, f"encoder.weights={tmp_path}/weights.pt"))
+    assert loaded.keys() == {key for key in saved if not key.startswith("fc.")}
+    assert all(torch.equal(value, saved[key]) for key, value in loaded.items())
+
+
+@pytest.mark.parametrize("cell", OWN_CELLS)
+def test_a_checkpoint_of_a_librarys_own_encoder_is_loaded(
+    cell: tuple[str, str, str], build_model: Any, tmp_path: Path
+) -> None:
+    saved = _encoder_of(build_model(*cell, seed=1))
+    torch.save(saved | {"fc.weight": torch.zeros(1), "fc.bias": torch.zeros(1)}, tmp_path / "weights.pt")
+    loaded = _encoder_of(build_model(*cell, f"encoder.weights={tmp_path}/weights.pt"))
+    assert all(torch.equal(value, saved[key]) for key, value in loaded.items())
+
+
+@pytest.mark.parametrize("kind", ["of another model", "corrupt", "missing"])
+@pytest.mark.parametrize("cell", TIMM_CELLS + OWN_CELLS)
+def test_a_file_that_does_not_fit_is_one_line(
+    cell: tuple[str, str, str], kind: str, build_model: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "weights.pt"
+    if kind == "of another model":
+        torch.save(timm.create_model("test_convnext").state_dict(), file)
+    elif kind == "corrupt":
+        file.write_text("not weights")
+    with pytest.raises(UserError, match=r"encoder\.weights=") as error:
+        build_model(*cell, f"encoder.weights={file}")
+    assert str(file) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+    assert "Unexpected keys" not in caplog.text
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize("cell", TIMM_CELLS + OWN_CELLS)
+def test_no_network_is_one_line_that_says_how_to_go_on(cell: tuple[str, str, str], build_model: Any) -> None:
+    with pytest.raises(UserError, match=f"encoder={cell[-1]}") as error:
+        build_model(*cell, "encoder.pretrained=true")
+    assert "encoder.pretrained=false" in str(error.value)
+    assert "encoder.weights=<file>" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("arch", ["lraspp", "fcn"])  # published by torchvision with this encoder, and not
+def test_torchvisions_download_is_loaded(arch: str, build_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    published = torchvision.models.mobilenet_v3_large(weights=None).state_dict()
+
+    def download(url: str, **_: Any) -> dict[str, Tensor]:
+        asked.append(url)
+        return published
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
+    segmenter = build_model("torchvision", arch, "torchvision/mobilenet_v3_large", "encoder.pretrained=true")
+    assert asked == [torchvision.models.MobileNet_V3_Large_Weights.IMAGENET1K_V1.url]
+    wanted = [value for key, value in published.items() if key.startswith("features.")]
+    loaded = list(_encoder_of(segmenter).values())
+    assert len(loaded) == len(wanted)
+    assert all(torch.equal(value, other) for value, other in zip(loaded, wanted, strict=True))
+
+
+# Imports
+
+
+@pytest.mark.parametrize(("backend", "arch"), [("smp", "unet"), ("torchvision", "fcn"), ("mmseg", "fpn")])
+def test_one_backend_imports_no_other(backend: str, arch: str) -> None:
+    program = """
+import json, sys
+from seggrid import config, models
+backend, arch, options, encoder = json.loads(sys.argv[1])
+models.build(config.ModelConfig(config.BackendConfig(backend), config.ArchConfig(arch, {backend: options}),
+                                config.EncoderConfig(encoder, pretrained=False), 2))
+print(*sys.modules)
+"""
+    cell = json.dumps([backend, arch, ARCHS[arch][backend], CNN])
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", program, cell], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    marks = {
+        "smp": {"segmentation_models_pytorch", "seggrid.models.smp"},
+        "torchvision": {"seggrid.models.torchvision"},  # the others import the library
+        "mmseg": {"mmseg", "mmengine", "mmcv", "seggrid.models.mmseg"},
+    }
+    imported = set(run.stdout.split())
+    assert {name for name, modules in marks.items() if modules & imported} == {backend}
