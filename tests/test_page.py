@@ -200,7 +200,7 @@ def test_sorts_by_a_click_numbers_as_numbers_and_empties_last(page: Page) -> Non
     assert _column(page, "mIoU %") == [*scores[::-1], "failed", "skipped"]
     page.get_by_role("button", name="GMac").click()
     gmacs = sorted(cell[5] for cell in CELLS)
-    assert _column(page, "GMac") == [*(f"{value:.1f}" for value in gmacs), "", ""]
+    assert _column(page, "GMac") == [*(f"{value:.2f}" for value in gmacs), "", ""]
     assert _sorted(page, "mIoU %") is None
     assert page.locator("#results [aria-sort]").count() == 1
 

@@ -167,7 +167,7 @@ def test_summary_says_table_reasons_winner_and_path(tmp_path: Path, width: int) 
     lines = _summary(report.compare(tmp_path), width)
     assert max(len(line) for line in lines[:-3]) <= width
     first = next(line for line in lines if "deeplabv3plus" in line).split()
-    assert first[:8] == ["1", "torchvision", "deeplabv3plus", "resnet18", "62.50", "26.68", "12.3", "16"]
+    assert first[:8] == ["1", "torchvision", "deeplabv3plus", "resnet18", "62.50", "26.68", "12.34", "16"]
     assert lines[-3] == "smp / fcn / resnet18: skipped: [bold]smp[/bold] has no fcn: " + ("long " * 40).strip()
     assert lines[-2] == (
         "Winner: torchvision / deeplabv3plus / resnet18 with 62.50 % mIoU and 26.68 M parameters, "

@@ -24,6 +24,8 @@ def build_logger(config: TrainConfig, folder: Path) -> Logger:
 
     import wandb
 
+    # Before anything else of wandb's: it would warn about an argument that Lightning always passes.
+    wandb.setup(settings=wandb.Settings(silent=True))
     cell = (config.backend.name, config.arch.name, config.encoder.name, config.dataset.name)
     return WandbLogger(
         name="/".join(cell[:3]),

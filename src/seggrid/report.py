@@ -65,7 +65,7 @@ COLUMNS = (
     Column("kind", "kind"),
     Column("mIoU", "mIoU %", 100, 2),
     Column("params", "params M", 1e-6, 2),
-    Column("gmacs", "GMac", 1, 1),
+    Column("gmacs", "GMac", 1, 2),
     Column("output_stride", "stride"),
     Column("encoder_depth", "depth"),
     Column("decoder_channels", "decoder width"),
@@ -87,7 +87,7 @@ TERMINAL = (
     *("rank", "backend", "arch", "encoder", "dataset", "seed", "kind", "mIoU", "params", "gmacs"),
     *("output_stride", "s_per_iter", "latency_ms_median", "status"),
 )
-WORDS = ("backend", "arch", "encoder", "dataset", "kind", "status", "decoder_channels", "input")
+WORDS = ("backend", "arch", "encoder", "dataset", "kind", "status", "input")
 
 
 @dataclass

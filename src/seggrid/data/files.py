@@ -96,7 +96,7 @@ def find_files(config: DatasetConfig, split: str) -> FileSource:
         UserError: the root is not there, the split is unknown or empty, or a file has no partner.
     """
     assert config.root is not None and config.images is not None and config.masks is not None
-    root = Path(config.root)
+    root = Path(config.root).expanduser()  # a shell leaves dataset.root=~ as it is
     if not root.is_dir():
         raise UserError(f"dataset.root={config.root} is not a folder")
     if split not in config.splits:
