@@ -219,6 +219,21 @@ def test_divergence_after_a_good_epoch_keeps_its_checkpoints(root: Path, capfd: 
     assert all(torch.isfinite(value).all() for value in state.values())
 
 
+@pytest.mark.xfail(strict=True, reason="Hydra writes .hydra/ before the run is refused")
+def test_a_refused_run_leaves_the_configuration_of_the_finished_one(root: Path) -> None:
+    folder = root.parent / "run"
+    assert _call("train", _cell(root)) == 0
+    before = {path.name: path.read_bytes() for path in (folder / ".hydra").iterdir()}
+    assert _call("train", _cell(root, "arch=fpn")) == 1
+    assert {path.name: path.read_bytes() for path in (folder / ".hydra").iterdir()} == before
+
+
+@pytest.mark.xfail(strict=True, reason="no one looks whether the validation loss is finite")
+def test_a_model_that_the_last_step_of_an_epoch_kills_is_not_kept(root: Path) -> None:
+    assert _call("train", _cell(root, "optimizer.lr=1e30", "batch_size=4")) == 1
+    assert not (root.parent / "run" / "checkpoints").exists()
+
+
 # The real command
 
 

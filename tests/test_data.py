@@ -141,6 +141,36 @@ def test_a_label_map_moves_only_the_labels_it_names(tmp_path: Path) -> None:
     assert got == {stem: {0: 3, 3: 255}.get(stem, stem) for stem in got}
 
 
+@pytest.mark.parametrize("source", [-1, 2**16])
+def test_a_label_map_names_only_labels_that_a_mask_can_have(tmp_path: Path, source: int) -> None:
+    config = _folder(tmp_path, 2, label_map={source: 1})
+    with pytest.raises(UserError, match=rf"dataset\.label_map\.{source}: .* from 0 to 65535"):
+        find_files(config, "val").read(0)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "CMYK", "F"])
+def test_a_mask_has_one_channel_of_whole_numbers(tmp_path: Path, mode: str) -> None:
+    config = _folder(tmp_path, 2, masks="masks/*.tif*")
+    for index in range(2):
+        Image.new(mode, (6, 4)).save(tmp_path / "masks" / f"{index:02d}.tif")
+    with pytest.raises(UserError, match=rf"\.tif is a {mode} image; .* save it with one channel"):
+        find_files(config, "val").read(0)
+
+
+def test_an_image_too_large_for_pillow_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = find_files(_folder(tmp_path, 2), "val")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2)
+    with pytest.raises(UserError, match=r"images.*\.png cannot be read \(Image size \(24 pixels\) exceeds limit"):
+        source.read(0)
+
+
+def test_a_root_may_start_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _folder(tmp_path / "mine", 2)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config.root = "~/mine"
+    assert len(find_files(config, "val")) == 1
+
+
 def test_a_stem_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     config = _folder(tmp_path, 3)
     _write_image(tmp_path / "images" / "01.jpg")

@@ -106,6 +106,18 @@ def test_smps_own_model_is_equal(arch: str, encoder: str, model: Any, own_name: 
         _assert_close(ours(images).logits, library(images))
 
 
+def test_a_size_that_smp_refuses_is_padded_at_the_right_and_the_bottom(build_model: Any) -> None:
+    ours = build_model("smp", "linknet", "smp/resnet18")
+    library = smp.Linknet("resnet18", encoder_weights=None, classes=CLASSES)
+    _same_weights(ours, library)
+    images = _images(65, 97)
+    with torch.no_grad():
+        with pytest.raises(RuntimeError, match="Wrong input shape"):
+            library(images)
+        padded = functional.pad(images, (0, 31, 0, 31))
+        _assert_close(ours(images).logits, library(padded)[..., :65, :97])
+
+
 # MMSegmentation: the models of its published configurations, which its wheel carries
 
 

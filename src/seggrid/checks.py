@@ -82,6 +82,9 @@ def check_train(config: TrainConfig) -> None:
     _check_size("augment.crop", augment.crop)
     if augment.scale is not None and not (len(augment.scale) == 2 and 0 < augment.scale[0] <= augment.scale[1]):
         raise UserError(f"augment.scale is {augment.scale}; it takes [smallest, largest], both above 0")
+    sizes = augment.crop, augment.resize
+    if sizes[0] is not None and sizes[1] is not None and (sizes[0][0] > sizes[1][0] or sizes[0][1] > sizes[1][1]):
+        raise UserError(f"augment.crop {sizes[0]} is larger than augment.resize {sizes[1]}; set a smaller crop")
     _check_dataset(dataset)
     if loss.class_weights is not None and len(loss.class_weights) != len(dataset.classes):
         raise UserError(

@@ -1,6 +1,7 @@
 """Where a run's curves go; W&B for one needs no account: it writes offline."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ def build_logger(config: TrainConfig, folder: Path) -> Logger:
         config: the run, all of which W&B shows beside its curves.
         folder: the run's folder. Of a run that is one of a sweep, the sweep's name groups the runs.
     """
-    if config.logger.name == "csv":
-        return CSVLogger(folder, name="", version="curves")
-    if config.logger.name == "tensorboard":
-        return TensorBoardLogger(folder, name="", version="curves")
+    if config.logger.name in ("csv", "tensorboard"):
+        # A resumed run writes beside its first curves: CSVLogger would delete them.
+        names = ("curves" if number == 1 else f"curves_{number}" for number in itertools.count(1))
+        version = next(name for name in names if not (folder / name).exists())
+        kind = CSVLogger if config.logger.name == "csv" else TensorBoardLogger
+        return kind(folder, name="", version=version)
 
     import wandb
 
