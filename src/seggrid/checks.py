@@ -58,7 +58,6 @@ def check_train(config: TrainConfig) -> None:
     _at_least("eval_batch_size", config.eval_batch_size, 1)
     _at_least("num_workers", config.num_workers, 0)
     _at_least("pictures", config.pictures, 0)
-    _at_least("seed", config.seed, 0)
     _at_least("trainer.max_epochs", trainer.max_epochs, 1)
     _at_least("trainer.val_every_n_epochs", trainer.val_every_n_epochs, 1)
     _at_least("trainer.log_every_n_steps", trainer.log_every_n_steps, 1)
@@ -77,6 +76,15 @@ def check_train(config: TrainConfig) -> None:
     _within("loss.label_smoothing", loss.label_smoothing, 0, 1)
     _within("loss.threshold", loss.threshold, 0, 1)
     _within("loss.min_kept_fraction", loss.min_kept_fraction, 0, 1)
+    _within("seed", config.seed, 0, 2**32 - 1)
+    _at_least("augment.color_jitter", augment.color_jitter, 0)
+    _above("schedule.power", config.schedule.power, 0)
+    _at_least("optimizer.momentum", config.optimizer.momentum, 0)
+    betas = config.optimizer.betas
+    if betas is not None and not (len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
+        raise UserError(f"optimizer.betas is {betas}; it takes two values from 0 to below 1")
+    if len(augment.mean) != 3 or len(augment.std) != 3 or min(augment.std) <= 0:
+        raise UserError(f"augment.mean {augment.mean} and augment.std {augment.std} take 3 values each, std above 0")
     _check_devices(trainer.devices)
     _check_size("augment.resize", augment.resize)
     _check_size("augment.crop", augment.crop)
@@ -91,6 +99,8 @@ def check_train(config: TrainConfig) -> None:
             f"loss.class_weights has {len(loss.class_weights)} entries, dataset.classes has {len(dataset.classes)}: "
             "give one weight per class"
         )
+    if loss.class_weights is not None and (min(loss.class_weights) < 0 or max(loss.class_weights) <= 0):
+        raise UserError(f"loss.class_weights is {loss.class_weights}; weights are at least 0, and not all 0")
     check_cell(config.backend, config.arch, config.encoder)
 
 
@@ -160,6 +170,9 @@ def _check_dataset(dataset: DatasetConfig) -> None:
             f"dataset.palette has {len(dataset.palette)} colours, dataset.classes has {len(dataset.classes)}: "
             "give one [r, g, b] per class, or null"
         )
+    for colour in dataset.palette or []:
+        if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
+            raise UserError(f"dataset.palette has the colour {colour}; it takes [r, g, b] from 0 to 255")
     for source, target in dataset.label_map.items():
         if target != dataset.ignore_index and not 0 <= target < len(dataset.classes):
             raise UserError(

@@ -346,8 +346,13 @@ class ModelConfig:
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig, "profile": ProfileConfig}
 
 
-def register() -> None:
-    """Makes the schemas known to Hydra, as ``<kind>_schema``."""
+def register(*kinds: str) -> None:
+    """Makes schemas known to Hydra, as ``<kind>_schema``.
+
+    Args:
+        kinds: which; all where none is named. Hydra copies what is known for every group that ``--help`` lists, so an
+            entry point names its own.
+    """
     store = ConfigStore.instance()
-    for kind, schema in SCHEMAS.items():
-        store.store(name=f"{kind}_schema", node=schema)
+    for kind in kinds or SCHEMAS:
+        store.store(name=f"{kind}_schema", node=SCHEMAS[kind])

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
@@ -21,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from seggrid import checks, config, results
 from seggrid.errors import UserError, one_line
+from seggrid.help import help_text
 from seggrid.hub import go_offline_if_unreachable
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -34,7 +34,7 @@ def main(kind: str, conf: Path) -> None:
         kind: ``train``, ``evaluate`` or ``profile``.
         conf: the folder with the configuration groups.
     """
-    config.register()
+    config.register(kind)
     OmegaConf.register_new_resolver("slug", lambda text: text.replace("/", "-"), replace=True)
     wants_traceback = os.environ.get(FULL_ERROR) == "1"
 
@@ -51,6 +51,9 @@ def main(kind: str, conf: Path) -> None:
         finally:
             os.environ[FULL_ERROR] = "1"
 
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text(kind, conf))
+        return
     try:
         _resume(sys.argv)
         os.environ[FULL_ERROR] = "1"
@@ -95,6 +98,7 @@ def _job(kind: str, composed: DictConfig) -> None:
         raise UserError(f"{folder} already holds a finished run; choose another hydra.run.dir, or delete it")
 
     record.write(folder)  # as "interrupted": a killed process leaves this behind
+    OmegaConf.save(composed, folder / results.CONFIG_NAME, resolve=True)
     if in_sweep and kind == "train" and typed.trainer.is_distributed:
         _run_apart(folder)
         return
@@ -168,11 +172,11 @@ def _resume(argv: list[str]) -> None:
     folder = Path(folders[-1]).resolve()
     if {"-m", "--multirun"} & set(argv):
         raise UserError("resume=<folder> goes on with one run; it cannot be combined with -m")
-    overrides_file = folder / ".hydra" / "overrides.yaml"
-    if not overrides_file.exists():
-        raise UserError(f"resume={folders[-1]} is not the folder of a run: {overrides_file} is missing")
+    record = results.read(folder)
+    if record is None or record.kind != "train":
+        raise UserError(f"resume={folders[-1]} is not the folder of a training run: it has no record of one")
     changed = {argument.split("=", 1)[0] for argument in argv[1:]}
-    kept = [item for item in yaml.safe_load(overrides_file.read_text()) if item.split("=", 1)[0] not in changed]
+    kept = [item for item in record.overrides if item.split("=", 1)[0] not in changed]
     own = [argument for argument in argv[1:] if not argument.startswith("resume=")]
     argv[1:] = [*kept, *own, f"resume='{folder}'", f"hydra.run.dir='{folder}'"]
 

@@ -26,7 +26,7 @@ def restore_config(run: Path) -> TrainConfig:
     Raises:
         UserError: the folder is not that of a training run.
     """
-    path = run / ".hydra" / "config.yaml"
+    path = run / results.CONFIG_NAME
     if not path.exists():
         raise UserError(f"run={run} is not the folder of a run: {path} is missing")
     stored = OmegaConf.load(path)

@@ -1,6 +1,7 @@
 """The one LightningModule: it trains and measures any Segmenter, and names no library of models."""
 
-from typing import Any
+import math
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
@@ -51,7 +52,7 @@ class SegmentationModule(pl.LightningModule):
         self.model = model
         self.loss = loss
         self.confusion = confusion_matrix(num_classes, ignore_index)
-        self.mean_loss = MeanMetric()
+        self.mean_loss = MeanMetric(nan_strategy="disable")
         self.scores: Scores | None = None
         self.eval_loss = float("nan")
         self._optimizer, self._schedule, self._seed = optimizer, schedule, seed
@@ -95,6 +96,9 @@ class SegmentationModule(pl.LightningModule):
         self.eval_loss = float(self.mean_loss.compute())
         self.confusion.reset()
         self.mean_loss.reset()
+        # The step before can have broken the weights while its own loss was still fine.
+        if not math.isfinite(self.eval_loss):
+            self._diverged(self.trainer.global_step)
         values = {**self.scores.means, "loss": self.eval_loss}
         for name, value in values.items():  # equal on every process; Lightning wants to hear it
             self.log(f"val/{name}", value, prog_bar=name == "mIoU", sync_dist=True)
@@ -119,7 +123,10 @@ class SegmentationModule(pl.LightningModule):
         # All processes stop together: one that stopped alone would leave the others waiting for its gradients.
         step = int(self.trainer.strategy.reduce(self._bad_step.clone(), reduce_op="max"))
         if step >= 0:
-            raise UserError(
-                f"the loss is not finite at step {step}; the checkpoints are those before it. "
-                "Lower optimizer.lr, set trainer.gradient_clip_norm, or use another trainer.precision"
-            )
+            self._diverged(step)
+
+    def _diverged(self, step: int) -> NoReturn:
+        raise UserError(
+            f"the loss is not finite at step {step}; the checkpoints are those before it. "
+            "Lower optimizer.lr, set trainer.gradient_clip_norm, or use another trainer.precision"
+        )

@@ -37,12 +37,13 @@ def save_pictures(
     target.mkdir(parents=True, exist_ok=True)
     palette = full_palette(dataset)
     model = model.eval().to(device)
+    weight = next(model.parameters())
     for position in range(number):
         index = position * len(data.eval_dataset) // number
         pixels, _ = data.eval_source.read(index)
         image, labels = data.eval_dataset[(0, index)]
         with torch.inference_mode():
-            logits = model(image[None].to(device)).logits
+            logits = model(image[None].to(device, weight.dtype)).logits.float()
             logits = functional.interpolate(logits, size=labels.shape, mode="bilinear", align_corners=False)
         stem = target / f"{index:05d}"
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(f"{stem}_image.jpg", quality=90)

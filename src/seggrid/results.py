@@ -17,6 +17,7 @@ from seggrid.errors import UserError
 
 SCHEMA = 1
 FILE_NAME = "result.json"
+CONFIG_NAME = "config.yaml"  # the resolved configuration, beside the record
 BACKEND_PACKAGES = {"smp": "segmentation_models_pytorch", "torchvision": "torchvision", "mmseg": "mmsegmentation"}
 
 

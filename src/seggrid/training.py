@@ -82,6 +82,13 @@ def train(config: TrainConfig, folder: Path, record: results.Record) -> None:
         if trainer.is_global_zero:
             print_scores(record, "val", folder, by_class=not results.in_sweep(folder))
         exit_code = 0
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):
+            raise UserError(
+                f"batch_size={config.batch_size}: batch norm after global pooling, which arch={config.arch.name} has, "
+                "cannot train on a single image; set batch_size to at least 2"
+            ) from error
+        raise
     finally:
         loggers.finish(config, exit_code)
 

@@ -44,7 +44,7 @@ def find_padding(segmenter: Segmenter) -> None:
         if _works(segmenter, ODD_SIZE):
             break
     else:
-        segmenter.divisor = 1
+        segmenter.divisor, segmenter.has_fixed_size = 1, True
         return
     for smallest in (1, 32, 64, 128):  # 128: SMP's PAN halves its last feature map, of stride 16, three times
         segmenter.smallest = smallest

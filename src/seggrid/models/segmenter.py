@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -51,6 +50,7 @@ class Segmenter(nn.Module, ABC):
 
     Attributes:
         divisor: images are padded at the right and bottom to a multiple of this; logits are cropped back.
+        has_fixed_size: no divisor makes the model take any size.
         smallest: the least height and width that the network works with; smaller images are padded to it first.
     """
 
@@ -66,6 +66,7 @@ class Segmenter(nn.Module, ABC):
         self.network = network
         self.facts = facts
         self.divisor = 1
+        self.has_fixed_size = False
         self.smallest = 1
         self.native_size = native_size
         # In tuples, so that they are not registered as submodules a second time.
@@ -94,7 +95,7 @@ class Segmenter(nn.Module, ABC):
         try:
             logits, aux = self.raw_logits(padded)
         except (AssertionError, RuntimeError) as error:
-            if (height, width) == self.native_size or isinstance(error, torch.OutOfMemoryError):
+            if not self.has_fixed_size:
                 raise
             raise UserError(
                 f"the model cannot take images of {height}x{width} ({one_line(error)[:120]}); its encoder was made "
