@@ -44,3 +44,10 @@ def record(folder: Path) -> dict[str, Any]:
     """Reads a run's record as any program would."""
     values: dict[str, Any] = json.loads((folder / "result.json").read_text())
     return values
+
+
+def wandb_entries(log: Path) -> list[dict[str, Any]]:
+    """Reads back what an offline W&B run has written."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]

@@ -1,12 +1,10 @@
 """A sweep through the real command: every cell leaves a record, and the sweep its comparison."""
 
 import csv
-import json
-import subprocess
 from pathlib import Path
 
 import pytest
-from command import ROOT, TINY, record, run
+from command import TINY, record, run, wandb_entries
 
 KEYS = {
     "schema", "kind", "status", "error", "backend", "arch", "encoder", "dataset", "seed", "model", "train", "metrics",
@@ -57,11 +55,7 @@ def test_wandb_gets_one_run_per_cell_in_the_group_of_the_sweep(sweep: tuple[Path
     folder = sweep[0]
     logs = sorted(folder.glob("*/wandb/offline-run-*/*.wandb"))
     assert len(logs) == 5
-    command = [str(ROOT / ".venv" / "bin" / "wandb"), "leet", "inspect", "--json", str(logs[0])]
-    if not Path(command[0]).exists():
-        command[0] = "wandb"
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    entries = [json.loads(line) for line in done.stdout.splitlines()]
+    entries = wandb_entries(logs[0])
     started = next(entry["run"] for entry in entries if entry["type"] == "run")
     assert started["run_group"] == folder.name
     assert started["display_name"].count("/") == 2

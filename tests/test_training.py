@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import ROOT, TINY, record, run
+from command import ROOT, TINY, record, run, wandb_entries
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -106,7 +106,7 @@ def test_evaluation_repeats_the_scores_of_training(tmp_path: Path) -> None:
 
 def test_resume_of_something_else_is_one_line(tmp_path: Path) -> None:
     done = run("train.py", f"resume={tmp_path}", expect=1)
-    assert done.stderr.startswith(f"error: resume={tmp_path} is not the folder of a run")
+    assert done.stderr.startswith(f"error: resume={tmp_path} is not the folder of a training run")
     assert done.stderr.count("\n") == 1
 
 
@@ -122,3 +122,10 @@ def test_interrupt_leaves_a_record(tmp_path: Path) -> None:
     assert process.returncode != 0
     assert record(tmp_path)["status"] == "interrupted"
     assert time.strptime(record(tmp_path)["ended"][:19], "%Y-%m-%dT%H:%M:%S")
+
+
+def test_a_failed_run_ends_as_failed_in_wandb(tmp_path: Path) -> None:
+    settings = ("backend=smp", "optimizer.lr=1e30", "logger=wandb", "logger.mode=offline")
+    run("train.py", *TINY, *settings, f"hydra.run.dir={tmp_path}", expect=1)
+    log = next(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert [entry["exit"]["exit_code"] for entry in wandb_entries(log) if entry["type"] == "exit"] == [1]
