@@ -272,7 +272,8 @@ def test_a_question_is_answered_without_slow_imports(script: str, question: list
     assert run.returncode == 0, run.stderr
     assert not SLOW_IMPORTS & set(json.loads(modules.read_text()))
     if question == ["--help"] and script != "evaluate.py":
-        (line,) = [line for line in run.stdout.splitlines() if line.startswith("encoder: ")]
-        files = {file.stem for file in CONF.glob("encoder/*.yaml")}
-        names = set(line.removeprefix("encoder: ").split(", "))
-        assert names == {*files, "<any timm model name>", "smp/<any SMP encoder name>"}
+        words = " ".join(run.stdout.split())
+        assert "<any timm model name>" in words
+        for file in CONF.rglob("*/*.yaml"):
+            assert file.stem in words
+        assert len(words) < 3000

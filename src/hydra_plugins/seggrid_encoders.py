@@ -1,10 +1,8 @@
 """Makes ``encoder=<any timm model name>`` and ``encoder=smp/<name>`` choices of the group ``encoder``.
 
-They come after the files in ``conf/encoder``, so that a file of the same name wins. Hydra's ``glob()`` sees every name,
-``--help`` a single line in their place.
+They come after the files in ``conf/encoder``, so that a file of the same name wins. Hydra's ``glob()`` sees every name;
+``--help`` (``seggrid/help.py``) has one phrase for all of them.
 """
-
-import sys
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
@@ -46,13 +44,11 @@ class EncoderSource(ConfigSource):
         return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header={"package": None})
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        """Lists the names, or one line for all of them where a person will read the list."""
+        """Lists the names, for ``glob()`` and for shell completion."""
         if config_path == "" and results_filter is not ObjectType.CONFIG:
             return [GROUP]
         if config_path != GROUP or results_filter is ObjectType.GROUP:
             return []
-        if {"--help", "-h"} & set(sys.argv):
-            return ["<any timm model name>", "smp/<any SMP encoder name>"]
         return sorted(encoder_names())
 
 
