@@ -120,6 +120,8 @@ def test_a_glob_in_a_sweep_finds_every_name_once(pattern: str, expected: Callabl
     ("arguments", "words"),
     [
         (["trainer.max_epoch=1"], ["trainer.max_epoch is not a key", "did you mean max_epochs?"]),
+        (["+trainer.max_epoch=1"], ["trainer.max_epoch is not a key", "did you mean max_epochs?"]),
+        (["optimizer.lr=inf"], ["optimizer.lr is inf", "finite number above 0"]),
         (["btach_size=1"], ["btach_size is not a key", "did you mean batch_size?"]),
         (["batch_size=many"], ["batch_size", "many", "Integer"]),
         (["batch_size=0"], ["batch_size is 0", "at least 1"]),

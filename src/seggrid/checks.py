@@ -3,6 +3,7 @@
 Every refusal is one line that names the key and what is allowed.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -217,13 +218,13 @@ def _only_for(key: str, value: Any, name: str, names: tuple[str, ...]) -> None:
 
 
 def _at_least(key: str, value: float | None, least: float) -> None:
-    if value is not None and not value >= least:
+    if value is not None and not least <= value < math.inf:
         raise UserError(f"{key} is {value}; it must be at least {least}")
 
 
 def _above(key: str, value: float | None, bound: float) -> None:
-    if value is not None and not value > bound:
-        raise UserError(f"{key} is {value}; it must be above {bound}")
+    if value is not None and not bound < value < math.inf:
+        raise UserError(f"{key} is {value}; it must be a finite number above {bound}")
 
 
 def _within(key: str, value: float | None, low: float, high: float) -> None:

@@ -3,6 +3,7 @@
 Only Hydra is imported before a job's configuration is known to be sound.
 """
 
+import dataclasses
 import difflib
 import logging
 import os
@@ -85,6 +86,7 @@ def _job(kind: str, composed: DictConfig) -> None:
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     folder = Path(hydra_config.runtime.output_dir)
     typed: Any = OmegaConf.to_object(composed)
+    _refuse_unknown(composed, typed)
     if not _is_first_process():
         _run(kind, typed, folder, _record(kind, typed))
         return
@@ -198,11 +200,26 @@ def _composition_error(error: Exception) -> str:
     if isinstance(cause, OmegaConfBaseException):
         key = cause.full_key or ""
         text = str(cause.msg or cause).splitlines()[0]
-        if cause.object_type is not None and hasattr(cause.object_type, "__dataclass_fields__") and "not in" in text:
-            keys = list(cause.object_type.__dataclass_fields__)
-            wrong = key.split(".")[-1]
-            near = difflib.get_close_matches(wrong, keys, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "."
-            return f"{key} is not a key{hint} Allowed here: {', '.join(keys)}"
+        if dataclasses.is_dataclass(cause.object_type) and "not in" in text:
+            return _unknown_key(key, cause.object_type)
         return f"{key}: {text}" if key else text
     return " ".join(str(error).split())
+
+
+def _refuse_unknown(composed: DictConfig, typed: Any, parent: str = "") -> None:
+    """Refuses a misspelt key that came with ``+``, which Hydra adds to any node."""
+    known = {entry.name for entry in dataclasses.fields(typed)}
+    for name in map(str, composed):
+        key = f"{parent}{name}"
+        if name not in known:
+            raise UserError(_unknown_key(key, type(typed)))
+        value = getattr(typed, name)
+        if dataclasses.is_dataclass(value):
+            _refuse_unknown(composed[name], value, f"{key}.")
+
+
+def _unknown_key(key: str, schema: Any) -> str:
+    keys = [entry.name for entry in dataclasses.fields(schema)]
+    near = difflib.get_close_matches(key.split(".")[-1], keys, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    return f"{key} is not a key{hint} Allowed here: {', '.join(keys)}"
