@@ -104,6 +104,15 @@ def test_evaluation_repeats_the_scores_of_training(tmp_path: Path) -> None:
     assert done.stderr.strip() == "error: dataset=shapes has no split test; it has train, val"
 
 
+def test_a_failed_resume_leaves_the_finished_run_as_it_was(tmp_path: Path) -> None:
+    run("train.py", *TINY, "backend=smp", f"hydra.run.dir={tmp_path}")
+    before = {name: (tmp_path / name).read_bytes() for name in ("result.json", "config.yaml")}
+    done = run("train.py", f"resume={tmp_path}", "encoder=test_resnet", "trainer.max_epochs=2", expect=1)
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "checkpoint of another model" in done.stderr
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
 def test_resume_of_something_else_is_one_line(tmp_path: Path) -> None:
     done = run("train.py", f"resume={tmp_path}", expect=1)
     assert done.stderr.startswith(f"error: resume={tmp_path} is not the folder of a training run")

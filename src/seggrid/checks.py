@@ -157,6 +157,8 @@ def archs_of(backend: str) -> list[str]:
 def _check_dataset(dataset: DatasetConfig) -> None:
     if not dataset.classes:
         raise UserError("dataset.classes is empty: the number of classes must be at least 1; name them, e.g. [a,b,c]")
+    if len(dataset.classes) == 1:
+        raise UserError(f"dataset.classes has one class, {dataset.classes[0]}; name the background too, as a class")
     if len(set(dataset.classes)) != len(dataset.classes):
         raise UserError(f"dataset.classes names a class twice: {dataset.classes}")
     if 0 <= dataset.ignore_index < len(dataset.classes):

@@ -251,7 +251,8 @@ class TrainConfig:
         seed: of the weights, the order of the data and the augmentation.
         batch_size: training images per process.
         eval_batch_size: validation images per process; more than 1 needs images of one size.
-        num_workers: loader processes per training process; None takes the cores there are, at most 8.
+        num_workers: loader processes per training process; None takes the cores there are, at most 8, and none where
+            the model itself runs on the CPU.
         pictures: number of validation images whose predictions are kept for the comparison.
         resume: the folder of a run to go on with, under its own configuration.
     """

@@ -96,5 +96,12 @@ def print_scores(record: Record, split: str, folder: Path, by_class: bool = True
         f"[bold]mIoU {100 * scores['mIoU']:.2f} %[/bold]  mAcc {100 * scores['mAcc']:.2f} %  "
         f"aAcc {100 * scores['aAcc']:.2f} %  mDice {100 * scores['mDice']:.2f} %"
     )
+    unlabelled = [row["class"] for row in record.per_class if row["pixels"] == 0]
+    if unlabelled:
+        console.print(
+            f"[yellow]warning:[/yellow] no pixel in {split} is labelled {', '.join(unlabelled)}; do the masks use "
+            "dataset.ignore_index for it?",
+            soft_wrap=True,
+        )
     if by_class:
         console.print(f"record: {folder / 'result.json'}", soft_wrap=True)

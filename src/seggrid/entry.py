@@ -25,6 +25,7 @@ from seggrid.help import help_text
 from seggrid.hub import go_offline_if_unreachable
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+KEPT = (results.FILE_NAME, results.CONFIG_NAME)
 log = logging.getLogger("seggrid")
 
 
@@ -85,6 +86,9 @@ def _job(kind: str, composed: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     folder = Path(hydra_config.runtime.output_dir)
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise UserError(f"{missing[0]} is not set; say {missing[0]}=<value>")
     typed: Any = OmegaConf.to_object(composed)
     _refuse_unknown(composed, typed)
     if not _is_first_process():
@@ -93,12 +97,14 @@ def _job(kind: str, composed: DictConfig) -> None:
 
     record = _record(kind, typed, list(hydra_config.overrides.task))
     finished = results.read(folder)
-    if finished is not None and finished.status == "completed" and not getattr(typed, "resume", None):
+    if finished is not None and _is_completed(finished) and not getattr(typed, "resume", None):
         if in_sweep and finished.overrides == record.overrides:
             log.info("already finished: %s", folder)
             return
         raise UserError(f"{folder} already holds a finished run; choose another hydra.run.dir, or delete it")
 
+    # A finished run that fails to go on must stay the finished run that it was.
+    kept = {name: (folder / name).read_bytes() for name in KEPT} if _is_completed(finished) else {}
     record.write(folder)  # as "interrupted": a killed process leaves this behind
     OmegaConf.save(composed, folder / results.CONFIG_NAME, resolve=True)
     if in_sweep and kind == "train" and typed.trainer.is_distributed:
@@ -117,7 +123,15 @@ def _job(kind: str, composed: DictConfig) -> None:
         if not isinstance(error, UserError):
             log.error("traceback of %s", folder, exc_info=error)
     finally:
-        record.write(folder)
+        if record.status == "failed" and kept:
+            for name, content in kept.items():
+                (folder / name).write_bytes(content)
+        else:
+            record.write(folder)
+
+
+def _is_completed(record: results.Record | None) -> bool:
+    return record is not None and record.status == "completed"
 
 
 def _record(kind: str, typed: Any, overrides: list[str] | None = None) -> results.Record:

@@ -1,8 +1,11 @@
-"""The end of a sweep: its comparison, and its exit status."""
+"""The end of a sweep: its comparison, and its exit status.
+
+``python -m seggrid.sweep <folder>`` compares the runs of a folder again.
+"""
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
@@ -15,24 +18,42 @@ class Comparison(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Writes and prints the comparison; exits with status 1 if a job failed or none completed."""
-        from rich.console import Console
-
-        from seggrid.report import compare, print_summary
-
         folder = Path(config.hydra.sweep.dir)
         if not any(folder.glob("*/result.json")):
             _exit("the sweep had no jobs: a glob(...) in it matches nothing")
-        try:
-            comparison = compare(folder)
-        except UserError as error:
-            _exit(str(error))
-        print_summary(comparison, Console())
-        statuses = {run.record.status for run in comparison.runs}
+        statuses = compare_folder(folder)
         if "completed" not in statuses or statuses & {"failed", "interrupted"}:
             sys.exit(1)
 
 
-def _exit(line: str) -> None:
+def compare_folder(folder: Path) -> set[str]:
+    """Writes and prints the comparison of the runs below a folder.
+
+    Args:
+        folder: gets ``comparison.csv``, ``.md`` and ``.html``.
+
+    Returns:
+        The statuses that its runs have. Exits with status 1 where it holds no run.
+    """
+    from rich.console import Console
+
+    from seggrid.report import compare, print_summary
+
+    try:
+        comparison = compare(folder)
+    except UserError as error:
+        _exit(str(error))
+    print_summary(comparison, Console())
+    return {run.record.status for run in comparison.runs}
+
+
+def _exit(line: str) -> NoReturn:
     # Hydra turns an exception of a callback into a warning; an exit it lets through.
     print(f"error: {line}", file=sys.stderr)
     sys.exit(1)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        _exit("say python -m seggrid.sweep <folder with runs>")
+    compare_folder(Path(sys.argv[1]))

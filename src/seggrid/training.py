@@ -69,7 +69,15 @@ def train(config: TrainConfig, folder: Path, record: results.Record) -> None:
         record.environment = results.environment(config.backend.name, profiling.device_name(device))
         if trainer.is_global_zero:
             print_start(record)
-        trainer.fit(module, data, ckpt_path=resume_from)
+        try:
+            trainer.fit(module, data, ckpt_path=resume_from)
+        except (RuntimeError, KeyError, ValueError) as error:
+            if resume_from is None or not any(word in str(error) for word in ("state_dict", "parameter group")):
+                raise
+            raise UserError(
+                f"{resume_from} is the checkpoint of another model or optimizer; resume with the run's own "
+                "backend, arch, encoder, dataset.classes and optimizer"
+            ) from error
         record.train = {
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from seggrid.checks import ImpossibleCellError
 from seggrid.config import ModelConfig
-from seggrid.errors import one_line
+from seggrid.errors import UserError, one_line
 from seggrid.models import timm_encoder
 from seggrid.models.segmenter import Facts, Segmenter
 
@@ -83,6 +83,11 @@ def _create(config: ModelConfig, options: dict[str, Any], weights: str | bool | 
     except (TypeError, ValueError, AssertionError, NotImplementedError) as error:
         if weights is not None:
             raise
+        if options or encoder.options:
+            raise UserError(
+                f"smp refuses arch={config.arch.name} on encoder={encoder.name} with arch.backends.smp={options} and "
+                f"encoder.options={dict(encoder.options)} ({one_line(error)[:200]})"
+            ) from error
         raise ImpossibleCellError(
             f"backend=smp cannot build arch={config.arch.name} on encoder={encoder.name} ({one_line(error)[:200]})"
         ) from error
