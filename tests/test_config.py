@@ -121,6 +121,8 @@ def test_a_glob_in_a_sweep_finds_every_name_once(pattern: str, expected: Callabl
     [
         (["trainer.max_epoch=1"], ["trainer.max_epoch is not a key", "did you mean max_epochs?"]),
         (["+trainer.max_epoch=1"], ["trainer.max_epoch is not a key", "did you mean max_epochs?"]),
+        (["dataset.classes=[bg]"], ["dataset.classes has one class", "name the background too"]),
+        (["dataset=folder"], ["dataset.classes is not set", "dataset.classes=<value>"]),
         (["optimizer.lr=inf"], ["optimizer.lr is inf", "finite number above 0"]),
         (["btach_size=1"], ["btach_size is not a key", "did you mean batch_size?"]),
         (["batch_size=many"], ["batch_size", "many", "Integer"]),
