@@ -129,14 +129,13 @@ class SegmentationData(pl.LightningDataModule):
         """Returns the training loader, which goes on where a resumed run stopped."""
         assert self.train_dataset is not None and self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        sampler = TrainBatchSampler(len(self.train_dataset), self.batch_size, self.seed, rank, world_size)
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        sampler = TrainBatchSampler(len(self.train_dataset), self.batch_size, self.seed, rank, world_size, done)
         if len(sampler) == 0:
             raise UserError(
                 f"batch_size={self.batch_size} on {world_size} devices is more than the training split's "
                 f"{len(self.train_dataset)} images; set a smaller batch_size"
             )
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        sampler._start = done % len(sampler)
         return DataLoader(self.train_dataset, batch_sampler=sampler, collate_fn=_collate_train, **self._loading())
 
     def val_dataloader(self) -> Any:

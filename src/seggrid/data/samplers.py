@@ -20,7 +20,7 @@ class TrainBatchSampler(Sampler[list[Key]]):
         seed: of the order.
         rank: this process.
         world_size: number of processes.
-        start: number of batches of the first epoch that were trained before a resume.
+        start: batches of the first epoch that were trained before a resume; a whole epoch of them counts as none.
 
     Attributes:
         sampler: the object itself; Lightning calls ``set_epoch`` on an attribute of this name.
@@ -45,7 +45,7 @@ class TrainBatchSampler(Sampler[list[Key]]):
         start, self._start = self._start, 0
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.size, generator=generator).tolist()
-        for step in range(start, len(self)):
+        for step in range(start % max(1, len(self)), len(self)):
             first = (step * self.world_size + self.rank) * self.batch_size
             yield [(self.epoch, index) for index in order[first : first + self.batch_size]]
 
