@@ -24,32 +24,54 @@ class ArchConfig:
 
     Attributes:
         name: the name, the same in every backend.
-        backends: per backend that has it, the library's own settings; the backend's adapter reads them.
+        backends: per backend that has it, the library's own settings; the backend's adapter reads them. Two keys
+            mean the same in all: ``encoders``, one of ``checks.ENCODERS``, and ``loss: native`` where the library's
+            own loss is the default.
+        output_stride: pixels of the image per pixel of the encoder's last feature map; None takes the library's.
+        decoder_channels: channels that go into the last classifier; None takes the library's.
+        equal: the output stride and decoder width that ``match=equal`` gives every backend.
+        config: for ``official``: the name of one of the library's own configurations.
+        target: for ``custom``: the import path of an ``nn.Module`` class or of a function that returns a module.
+        options: for ``custom``: its arguments.
+        imports: modules to import first: they register a library's own parts, such as a decode head.
     """
 
     name: str = MISSING
     backends: dict[str, dict[str, Any]] = field(default_factory=dict)
+    output_stride: int | None = None
+    decoder_channels: int | None = None
+    equal: dict[str, int] = field(default_factory=dict)
+    config: str | None = None
+    target: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    imports: list[str] = field(default_factory=list)
 
 
 @dataclass
 class EncoderConfig:
-    """The encoder: a timm model name, or a library's own as ``<library>/<name>``.
+    """The encoder: a timm model name, a library's own as ``<library>/<name>``, or ``native``, the arch's own.
 
     Attributes:
         name: the name.
         pretrained: start from the encoder's published weights.
         weights: a file to take the encoder's weights from, instead of the published ones.
+        depth: number of stages, each of half the resolution of the one before; None takes the library's.
+        frozen: the encoder's weights and batch statistics stay as they are.
         options: further arguments of the library's own constructor.
     """
 
     name: str = MISSING
     pretrained: bool = True
     weights: str | None = None
+    depth: int | None = None
+    frozen: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def library(self) -> str:
-        """The library that the encoder comes from: ``timm`` or a backend's name."""
+        """The library that the encoder comes from: ``timm``, a backend's name, or ``native``."""
+        if self.name == "native":
+            return "native"
         return self.name.split("/", 1)[0] if "/" in self.name else "timm"
 
     @property
@@ -119,8 +141,9 @@ class AugmentConfig:
         crop: [height, width] of the random crop in training.
         flip: probability of a horizontal flip in training.
         color_jitter: strength of random brightness, contrast and saturation in training.
-        mean: channel means of the normalisation, for values in [0, 1].
-        std: channel standard deviations of the normalisation.
+        mean: channel means of the normalisation, for values in [0, 1]; None takes those that the model's published
+            weights were trained with.
+        std: channel standard deviations of the normalisation; None likewise.
     """
 
     resize: list[int] | None = None
@@ -128,8 +151,8 @@ class AugmentConfig:
     crop: list[int] | None = None
     flip: float = 0.0
     color_jitter: float = 0.0
-    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
-    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    mean: list[float] | None = None
+    std: list[float] | None = None
 
 
 @dataclass
@@ -137,8 +160,8 @@ class LossConfig:
     """The training loss.
 
     Attributes:
-        name: one of ``checks.LOSSES``.
-        aux_weight: weight of each auxiliary head's loss.
+        name: one of ``checks.LOSSES``; ``auto`` is cross_entropy, and ``native`` where the arch's own settings say so.
+        aux_weight: weight of each auxiliary head's loss; None is 0.4. The library's own loss has weights of its own.
         class_weights: one weight per class; for cross_entropy, focal and ohem.
         label_smoothing: for cross_entropy.
         gamma: focusing parameter; for focal.
@@ -147,7 +170,7 @@ class LossConfig:
     """
 
     name: str = MISSING
-    aux_weight: float = 0.4
+    aux_weight: float | None = None
     class_weights: list[float] | None = None
     label_smoothing: float | None = None
     gamma: float | None = None
@@ -254,6 +277,8 @@ class TrainConfig:
         num_workers: loader processes per training process; None takes the cores there are, at most 8, and none where
             the model itself runs on the CPU.
         pictures: number of validation images whose predictions are kept for the comparison.
+        weights: where the whole model's weights come from: a file, or a name under which the backend publishes them.
+        match: one of ``checks.MATCHES``.
         resume: the folder of a run to go on with, under its own configuration.
     """
 
@@ -272,6 +297,8 @@ class TrainConfig:
     eval_batch_size: int = 1
     num_workers: int | None = None
     pictures: int = 4
+    weights: str | None = None
+    match: str = "library"
     resume: str | None = None
 
 
@@ -319,6 +346,8 @@ class ProfileConfig:
         warmup: forward passes before the first that counts.
         samples: forward passes that are timed.
         accelerator: one of ``checks.ACCELERATORS``.
+        weights: as in :class:`TrainConfig`.
+        match: as in :class:`TrainConfig`.
         seed: of the weights and the input.
     """
 
@@ -331,17 +360,59 @@ class ProfileConfig:
     warmup: int = 3
     samples: int = 20
     accelerator: str = "auto"
+    weights: str | None = None
+    match: str = "library"
     seed: int = 0
 
 
 @dataclass
 class ModelConfig:
-    """All that a model is built from."""
+    """All that a model is built from.
+
+    Attributes:
+        backend: the library.
+        arch: the architecture.
+        encoder: the encoder.
+        num_classes: number of classes.
+        classes: their names, which open-vocabulary methods read; None where there is no data set.
+        weights: as in :class:`TrainConfig`.
+        match: as in :class:`TrainConfig`.
+    """
 
     backend: BackendConfig
     arch: ArchConfig
     encoder: EncoderConfig
     num_classes: int
+    classes: list[str] | None = None
+    weights: str | None = None
+    match: str = "library"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arch's settings for this backend."""
+        return self.arch.backends[self.backend.name]
+
+    @property
+    def output_stride(self) -> int | None:
+        """The output stride that is asked for; None leaves it to the library."""
+        return self._asked("output_stride", self.arch.output_stride)
+
+    @property
+    def decoder_channels(self) -> int | None:
+        """The decoder width that is asked for; None leaves it to the library."""
+        return self._asked("decoder_channels", self.arch.decoder_channels)
+
+    def _asked(self, key: str, chosen: int | None) -> int | None:
+        return self.arch.equal.get(key) if chosen is None and self.match == "equal" else chosen
+
+
+def model_config(config: TrainConfig | ProfileConfig) -> ModelConfig:
+    """Takes what a model is built from out of a run's configuration."""
+    cell = (config.backend, config.arch, config.encoder)
+    if isinstance(config, ProfileConfig):
+        return ModelConfig(*cell, config.num_classes, weights=config.weights, match=config.match)
+    classes = list(config.dataset.classes)
+    return ModelConfig(*cell, len(classes), classes, config.weights, config.match)
 
 
 SCHEMAS: dict[str, type] = {"train": TrainConfig, "evaluate": EvaluateConfig, "profile": ProfileConfig}

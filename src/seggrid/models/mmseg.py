@@ -1,126 +1,426 @@
-"""MMSegmentation: its decode heads on timm's encoders and on its own backbones."""
+"""MMSegmentation: its methods on timm's encoders and on its own backbones, and its own configurations by name."""
 
 import logging
+import math
 import warnings
-from typing import Any, cast
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from seggrid.checks import ImpossibleCellError
-from seggrid.config import ModelConfig
-from seggrid.errors import UserError
-from seggrid.models import mmcv_ops, timm_encoder
-from seggrid.models.segmenter import Facts, Segmenter
+from seggrid.config import EncoderConfig, ModelConfig
+from seggrid.errors import UserError, one_line
+from seggrid.models import mmcv_ops, mmseg_configs, timm_encoder, weights
+from seggrid.models.reach import on_meta
+from seggrid.models.segmenter import IMAGENET, Facts, Segmenter
 
 mmcv_ops.install()
 
+from mmengine import Config, ConfigDict  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import DefaultScope  # noqa: E402
-from mmseg.registry import MODELS  # noqa: E402
+from mmengine.runner.checkpoint import get_external_models, get_torchvision_models  # noqa: E402
+from mmengine.structures import PixelData  # noqa: E402
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead  # noqa: E402
+from mmseg.models.segmentors import EncoderDecoder  # noqa: E402
+from mmseg.registry import MODELS, TRANSFORMS  # noqa: E402
+from mmseg.structures import SegDataSample  # noqa: E402
 from mmseg.utils import register_all_modules  # noqa: E402
+
+IGNORED = 255  # what MMSegmentation's losses leave out
+LABELS = {"GenerateEdge"}  # transforms that make further labels, which some losses read
+log = logging.getLogger(__name__)
 
 
 class MmsegSegmenter(Segmenter):
-    """An ``EncoderDecoder`` of MMSegmentation."""
+    """A segmentor of MMSegmentation.
+
+    Args:
+        labels: transforms that make what the losses read besides the masks.
+        other: see :class:`Segmenter`.
+    """
+
+    def __init__(self, *other: Any, labels: list[Any], **named: Any) -> None:
+        super().__init__(*other, **named, has_native_loss=True)
+        self._labels = labels
 
     def raw_logits(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Runs backbone, neck and heads."""
-        network: Any = self.network
+        """Runs the network as MMSegmentation's own inference does; in training the heads, as its losses do."""
+        network = self._on(images.device)
+        if not (self.training and self.trains_from_logits):
+            shape = tuple(images.shape[-2:])
+            return network.encode_decode(images, [_meta(shape) for _ in images]), ()
         features = network.extract_feat(images)
-        aux = (network.auxiliary_head(features),) if self.training and network.with_auxiliary_head else ()
-        return network.decode_head(features), aux
+        decoder, *aux = (_resized(head, head(features), images) for head in [network.decode_head, *_aux_heads(network)])
+        return decoder, tuple(aux)
+
+    def raw_losses(self, images: Tensor, masks: Tensor, ignore_index: int) -> dict[str, Tensor]:
+        """Runs the network and its own losses."""
+        network = self._on(images.device)
+        labels = torch.where(masks == ignore_index, IGNORED, masks)
+        samples = [self._sample(mask) for mask in labels]
+        parts = network.loss(images, samples)
+        return {
+            name: sum(value) if isinstance(value, list) else value.mean()
+            for name, value in parts.items()
+            if "loss" in name  # beside them stand accuracies
+        }
+
+    def _on(self, device: torch.device) -> Any:
+        """Returns the network, without what SAN's text encoder keeps of class names encoded on another device."""
+        network: Any = self.network
+        kept = getattr(getattr(network, "text_encoder", None), "cache", {})
+        if any(item.device != device for item in kept.values()):
+            kept.clear()
+        return network
+
+    def _sample(self, mask: Tensor) -> Any:
+        sample = SegDataSample(gt_sem_seg=PixelData(data=mask[None]), metainfo=_meta(tuple(mask.shape)))
+        for transform in self._labels:
+            made = transform({"img_shape": tuple(mask.shape), "gt_seg_map": mask.cpu().numpy()})
+            edges = torch.from_numpy(made["gt_edge_map"]).to(mask)
+            sample.gt_edge_map = PixelData(data=edges[None])
+        return sample
 
 
 def build(config: ModelConfig) -> Segmenter:
     """Builds MMSegmentation's model of the cell.
 
-    The arch's settings are the arguments of its heads and neck as in MMSegmentation's own configurations; what depends
-    on the encoder and on the data set (``in_channels``, ``num_classes``) is filled in here. ``channels_of`` names
-    further arguments that are the channels of one of the encoder's feature maps.
+    The arch names one of MMSegmentation's configurations as its ``base``; another encoder takes the place of the
+    configuration's own, and what depends on the encoder and on the data set is filled in here.
 
     Raises:
-        ImpossibleCellError: the arch needs feature maps of several strides, and the encoder has one.
-        UserError: the encoder's weights cannot be had.
+        ImpossibleCellError: the method cannot take the encoder.
+        UserError: there is no such configuration, or weights cannot be had.
     """
     _quiet()
-    options = config.arch.backends["mmseg"]
-    encoder: Any
-    if config.encoder.library == "timm":
-        encoder = timm_encoder.TimmEncoder(config.encoder, options.get("output_stride"))
-        channels, strides, native = encoder.channels, encoder.strides, encoder.native_size
-    else:
-        encoder = _own_encoder(config, options.get("output_stride"))
-        channels, strides = _pyramid(encoder)
-        native = (224, 224)
-    if options.get("needs_pyramid") and len(set(strides)) == 1:
-        raise ImpossibleCellError(
-            f"arch={config.arch.name} needs feature maps of several strides, encoder={config.encoder.name} has only "
-            f"stride {strides[0]}; choose a hierarchical one, such as resnet50 or convnext_tiny"
-        )
+    for module in config.arch.imports:
+        _import(module)
+    settings = config.settings
+    name = config.arch.config or settings["base"]
+    whole = Config.fromfile(mmseg_configs.config_file(name))
+    model: dict[str, Any] = _plain(whole.model.to_dict())
+    _set_classes(model, config)
+    overrides = {key: settings[key] for key in ("backbone", "neck", "decode_head", "auxiliary_head") if key in settings}
+    model = _merged(model, overrides)
+    if config.decoder_channels is not None:
+        head = model["decode_head"][-1] if isinstance(model["decode_head"], list) else model["decode_head"]
+        if "channels" in head:
+            head["channels"] = config.decoder_channels
 
-    neck = options.get("neck")
-    head_channels = channels if neck is None else [neck["out_channels"]] * neck["num_outs"]
-    description = {
-        "type": "EncoderDecoder",
-        "backbone": {"type": lambda: encoder},
-        "neck": None if neck is None else {**neck, "in_channels": channels},
-        "decode_head": _head(options["decode_head"], head_channels, config.num_classes),
-        "auxiliary_head": _head(options["auxiliary_head"], head_channels, config.num_classes)
-        if "auxiliary_head" in options
-        else None,
-        "test_cfg": {"mode": "whole"},
-    }
-    with warnings.catch_warnings():  # about its loss, which seggrid does not use
+    encoder_config = config.encoder
+    stride: int | None = None
+    with warnings.catch_warnings():  # about its losses and about arguments that it has renamed
         warnings.simplefilter("ignore")
-        network = MODELS.build(description)
-    network.init_weights()
-    if config.encoder.library == "mmseg" and config.encoder.weights is not None:
-        _load(config, encoder)
-    facts = Facts(strides[-1], len(strides), int(network.decode_head.channels))
-    aux = getattr(network, "auxiliary_head", None)
-    return MmsegSegmenter(network, encoder, aux, facts, native)
+        if encoder_config.library != "native":
+            stride, depth = _set_encoder(model, config)
+        _set_checkpoints(model, encoder_config, config)
+        network = MODELS.build(ConfigDict(model))  # some read it by attribute
+        _init_weights(network)
+    encoder = network.image_encoder if hasattr(network, "image_encoder") else network.backbone
+    if encoder_config.library in ("mmseg", "native") and encoder_config.weights is not None:
+        path = timm_encoder.require_file(encoder_config)
+        weights.load(encoder, weights.read(path), encoder_config.weights, config.num_classes)
+
+    native, normalization = _made_for(whole, model, encoder)
+    if stride is None:
+        stride, depth = _reach(network, native)
+    head = network.decode_head[-1] if isinstance(network.decode_head, nn.ModuleList) else network.decode_head
+    segmenter = MmsegSegmenter(
+        network,
+        encoder,
+        network.auxiliary_head if getattr(network, "with_auxiliary_head", False) else None,
+        Facts(stride, depth, getattr(head, "channels", None)),
+        native,
+        normalization,
+        _trains_from_logits(network, config.num_classes, native),
+        labels=_label_transforms(whole),
+    )
+    known = mmseg_configs.published(name)
+    if known is not None and config.arch.config is not None:
+        segmenter.published = known.as_record()
+    if config.weights is not None:
+        _load(segmenter, config)
+    return segmenter
 
 
-def _head(options: dict[str, Any], channels: list[int], num_classes: int) -> dict[str, Any]:
-    index = options["in_index"]
-    head = {key: value for key, value in options.items() if key != "channels_of"}
-    return {
-        "norm_cfg": {"type": "BN", "requires_grad": True},  # trainer.sync_batchnorm makes it SyncBN
-        "align_corners": False,
-        **head,
-        "in_channels": [channels[item] for item in index] if isinstance(index, list) else channels[index],
-        "num_classes": num_classes,
-        **{key: channels[item] for key, item in options.get("channels_of", {}).items()},
-    }
+def _plain(value: Any) -> Any:
+    """Replaces SyncBN, which runs on GPUs only: ``trainer.sync_batchnorm`` brings it back where there are several."""
+    if isinstance(value, dict):
+        plain = {key: _plain(item) for key, item in value.items() if key != "data_preprocessor"}
+        return {**plain, "type": "BN"} if plain.get("type") == "SyncBN" else plain
+    return type(value)(_plain(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def _own_encoder(config: ModelConfig, output_stride: int | None) -> nn.Module:
-    if config.encoder.pretrained and config.encoder.weights is None:
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    result = {} if changes.get("_delete_") else dict(base)
+    for key, value in changes.items():
+        if key == "_delete_":
+            continue
+        known = result.get(key)
+        result[key] = _merged(known, value) if isinstance(value, dict) and isinstance(known, dict) else value
+    return result
+
+
+def _set_classes(model: dict[str, Any], config: ModelConfig) -> None:
+    """Gives a configuration, in place, the data set's number of classes wherever it has its own."""
+    heads = model["decode_head"]
+    old, new = next(_values(heads[-1] if isinstance(heads, list) else heads, "num_classes"), None), config.num_classes
+    if old is None:
+        raise UserError(f"arch.config={config.arch.config} segments nothing: it has no classes")
+
+    def replace(value: Any) -> None:
+        if isinstance(value, list | tuple):
+            for item in value:
+                replace(item)
+        if not isinstance(value, dict):
+            return
+        if value.get("num_classes") == old:
+            value["num_classes"] = new
+        balance = value.get("class_weight")
+        if isinstance(balance, list) and new != old:
+            if len(balance) == old + 1 and len(set(balance[:-1])) == 1:  # and one for "no object"
+                value["class_weight"] = [balance[0]] * new + balance[-1:]
+            else:
+                value["class_weight"] = None
+        for child in value.values():
+            replace(child)
+
+    replace([heads, model.get("auxiliary_head")])
+    if "text_encoder" in model:  # of an open-vocabulary method
+        names = config.classes or [f"class {index}" for index in range(new)]
+        model["text_encoder"] |= {"dataset_name": None, "vocabulary": names, "cat_bg": True}
+
+
+def _values(value: Any, key: str) -> Any:
+    if isinstance(value, dict):
+        if key in value:
+            yield value[key]
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _values(item, key)
+
+
+def _set_encoder(model: dict[str, Any], config: ModelConfig) -> tuple[int, int]:
+    """Puts another encoder, in place, where the configuration has its own; returns output stride and depth."""
+    own, encoder_config = model["backbone"], config.encoder
+    levels = own.get("out_indices", ())
+    if not levels or max(levels) > timm_encoder.LEVELS - 1:  # those of a transformer count its blocks
+        levels = range(timm_encoder.LEVELS)
+    wanted = config.output_stride or (4 * math.prod(own["strides"]) if "strides" in own else None)
+    encoder: Any
+    if encoder_config.library == "timm":
+        encoder = timm_encoder.TimmEncoder(encoder_config, wanted, levels)
+        channels, strides = encoder.channels, encoder.strides
+    else:
+        options = {**encoder_config.options, "out_indices": list(levels)}
+        by_stride = options.pop("by_output_stride", {})
+        encoder = MODELS.build({**options, **by_stride.get(wanted, {})})
+        shapes = [item.shape for item in _features(encoder, (64, 64))]
+        channels, strides = [shape[1] for shape in shapes], [64 // shape[-1] for shape in shapes]
+    timm_encoder.check_strides(config, strides)
+    model["backbone"] = {"type": lambda: encoder}
+    model["pretrained"] = None
+    if model.get("neck"):
+        neck_config = model["neck"]
+        neck_config["in_channels"] = channels
+        neck = MODELS.build(neck_config)
+        sizes = [64 // stride for stride in strides]
+        maps = [torch.zeros(2, width, size, size) for width, size in zip(channels, sizes, strict=True)]
+        with torch.no_grad():
+            channels = [item.shape[1] for item in neck(maps)]
+        model["neck"] = {"type": lambda: neck}
+    _set_channels([model["decode_head"], model.get("auxiliary_head")], channels)
+    for argument, level in config.settings.get("channels_of", {}).items():
+        model["decode_head"][argument] = channels[level]
+    is_pyramid = len(set(strides)) > 1
+    return strides[-1], timm_encoder.LEVELS + is_pyramid
+
+
+def _set_channels(value: Any, channels: list[int]) -> None:
+    """Tells every head, in place, the channels of the feature maps that it reads."""
+    for head in value if isinstance(value, list) else [value]:
+        if not isinstance(head, dict):
+            continue
+        index, known = head.get("in_index", -1), head.get("in_channels")
+        if known is not None and "type" in head and ("num_classes" in head or "in_index" in head):
+            if isinstance(index, list | tuple):
+                head["in_channels"] = [channels[item] for item in index]
+            else:
+                head["in_channels"] = list(channels) if isinstance(known, list | tuple) else channels[index]
+        if "kernel_generate_head" in head:
+            _set_channels(head["kernel_generate_head"], channels)
+
+
+def _set_checkpoints(value: Any, encoder: EncoderConfig, config: ModelConfig) -> None:
+    """Puts files, in place, where a configuration names published weights, or takes those names out."""
+    wanted = encoder.pretrained and encoder.weights is None and config.weights is None
+    for item in value.values() if isinstance(value, dict) else value:
+        if isinstance(item, dict | list | tuple):
+            _set_checkpoints(item, encoder, config)
+    if not isinstance(value, dict):
+        return
+    if isinstance(value.get("pretrained"), str):
+        value["pretrained"] = _checkpoint(value["pretrained"], encoder) if wanted else None
+    init = value.get("init_cfg")
+    if isinstance(init, dict) and "checkpoint" in init:
+        value["init_cfg"] = {**init, "checkpoint": _checkpoint(init["checkpoint"], encoder)} if wanted else None
+
+
+def _checkpoint(address: str, encoder: EncoderConfig) -> str:
+    """Returns a file with nothing but tensors, which MMSegmentation's backbones can be trusted to load."""
+    scheme, _, name = address.partition("://")
+    if scheme == "torchvision":
+        address = get_torchvision_models()[name]
+    elif scheme == "open-mmlab":
+        address = get_external_models()[name]
+    elif not name and not Path(address).is_file():
         raise UserError(
-            f"encoder={config.encoder.name} has no download of its own weights; "
+            f"the pretrained encoder is {address}, a file that MMSegmentation has its users make themselves; "
             "go on with encoder.pretrained=false, or with encoder.weights=<file>"
         )
-    options = dict(config.encoder.options)
-    by_stride = options.pop("by_output_stride", {})
-    return cast(nn.Module, MODELS.build({**options, **by_stride.get(output_stride, {})}))
+    with timm_encoder.weights_errors(encoder):
+        path = weights.download(address) if "://" in address else Path(address)
+        clean = path.with_name(f"{path.stem}.tensors.pth")
+        if not clean.exists():
+            temporary = clean.with_suffix(".part")
+            torch.save(weights.read(path), temporary)
+            temporary.replace(clean)
+    return str(clean)
 
 
-def _pyramid(encoder: nn.Module) -> tuple[list[int], list[int]]:
-    size = 64
-    encoder.eval()  # not chained: MMSegmentation's own train() returns None
-    with torch.no_grad():
-        features = encoder(torch.zeros(1, 3, size, size))
-    encoder.train()
-    return [item.shape[1] for item in features], [size // item.shape[-1] for item in features]
+def _load(segmenter: Segmenter, config: ModelConfig) -> None:
+    """Loads the whole model's weights: from a file, or by the name of a configuration that they are published for."""
+    source = str(config.weights)
+    if Path(source).is_file():
+        path = Path(source)
+        weights.check_hash(path)
+    else:
+        known = mmseg_configs.published(source)
+        if known is None or known.weights is None:
+            raise UserError(f"weights={source} is neither a file nor a configuration with published weights")
+        path = weights.download(known.weights)
+    weights.load(segmenter.network, weights.read(path), source, config.num_classes)
 
 
-def _load(config: ModelConfig, encoder: nn.Module) -> None:
-    from timm.models import load_state_dict
+def _made_for(whole: Any, model: dict[str, Any], encoder: Any) -> tuple[tuple[int, int], Any]:
+    """Returns the image size and the normalisation that the encoder was made for."""
+    if isinstance(encoder, timm_encoder.TimmEncoder):
+        return encoder.native_size, encoder.normalization
+    size = (model.get("backbone") or {}).get("img_size") or whole.get("crop_size") or 224
+    height, width = (size, size) if isinstance(size, int) else size
+    preprocessing = whole.model.get("data_preprocessor") or {}
+    if preprocessing.get("mean") is None:
+        return (height, width), IMAGENET
+    means, deviations = (tuple(value / 255 for value in preprocessing[key]) for key in ("mean", "std"))
+    return (height, width), (means, deviations)
 
-    with timm_encoder.weights_errors(config.encoder):
-        state = load_state_dict(str(timm_encoder.require_file(config.encoder)))
-        encoder.load_state_dict({key: value for key, value in state.items() if not key.startswith(("head.", "fc."))})
+
+def _label_transforms(whole: Any) -> list[Any]:
+    pipeline = whole.get("train_pipeline") or []
+    return [TRANSFORMS.build(step) for step in pipeline if step["type"] in LABELS]
+
+
+class _Features(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Any:
+        extract = getattr(self.network, "extract_feat", self.network)
+        return extract(images)
+
+
+def _features(network: nn.Module, size: tuple[int, int]) -> list[Tensor]:
+    """Returns the feature maps of images of zeros on the meta device."""
+    training = network.training
+    network.eval()
+    output, _ = on_meta(_Features(network), size, batch_size=2)
+    network.train(training)
+    return list(_maps(output))
+
+
+def _maps(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.ndim == 4:
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _maps(item)
+
+
+def _reach(network: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+    """Returns output stride and depth of a network of MMSegmentation's own."""
+    maps = _features(network, size)
+    strides = [round(size[0] / item.shape[-2]) for item in maps]
+    return max(strides), len(maps) + (len(set(strides)) > 1)
+
+
+def _trains_from_logits(network: Any, num_classes: int, size: tuple[int, int]) -> bool:
+    """Tells whether every head gives, in training, one map of the classes' logits and nothing more."""
+    if type(network) is not EncoderDecoder:
+        return False
+    heads = [network.decode_head, *_aux_heads(network)]
+    if not all(isinstance(head, BaseDecodeHead) and head.num_classes == num_classes for head in heads):
+        return False
+    network.train()
+    outputs, _ = on_meta(_Heads(network), size, batch_size=2)
+    return all(isinstance(item, Tensor) and item.shape[1] == num_classes for item in outputs)
+
+
+class _Heads(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> list[Any]:
+        network: Any = self.network
+        features = network.extract_feat(images)
+        return [head(features) for head in [network.decode_head, *_aux_heads(network)]]
+
+
+def _aux_heads(network: Any) -> list[Any]:
+    if not getattr(network, "with_auxiliary_head", False):
+        return []
+    heads = network.auxiliary_head
+    return list(heads) if isinstance(heads, nn.ModuleList) else [heads]
+
+
+def _resized(head: Any, logits: Tensor, images: Tensor) -> Tensor:
+    if logits.shape[-2:] == images.shape[-2:]:
+        return logits
+    return functional.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=head.align_corners)
+
+
+def _meta(shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"ori_shape": shape, "img_shape": shape, "pad_shape": shape, "batch_input_shape": shape}
+
+
+def _init_weights(network: Any) -> None:
+    """Starts the network as MMSegmentation does.
+
+    SAN is made to start from CLIP's weights: without them MMSegmentation's code stops, and leaves parts uninitialised.
+    They start here as CLIP's own code starts them (``initialize_parameters`` in openai/CLIP).
+    """
+    text = getattr(network, "text_encoder", None)
+    if text is None or text.init_cfg is not None:
+        network.init_weights()
+        return
+    network.image_encoder.init_weights()
+    network.decode_head.side_adapter_network.init_weights()
+    nn.init.normal_(text.token_embedding.weight, std=0.02)
+    nn.init.normal_(text.positional_embedding, std=0.01)
+    nn.init.normal_(text.text_projection, std=text.text_projection.shape[0] ** -0.5)
+
+
+def _import(module: str) -> None:
+    try:
+        import_module(module)
+    except ImportError as error:
+        raise UserError(f"arch.imports={module} cannot be imported ({one_line(error)})") from error
 
 
 def _quiet() -> None:

@@ -3,13 +3,14 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from seggrid.errors import UserError
 from seggrid.models.segmenter import Segmenter, SegOutput
 
 ODD_SIZE = (129, 163)
+LARGE_SIZE = (1027, 1061)
 
 
 def forward_on_meta(
@@ -23,33 +24,63 @@ def forward_on_meta(
         batch_size: number of images; batch norm after global pooling needs two in training mode.
 
     Returns:
-        The output, and the parameters it was computed from, by name; all on the meta device.
+        The output, and the parameters it was computed from, by name; all on the meta device. Where the network looks
+        at its values on the way (``runs_on_meta`` is False) it is run for real, on zeros and without a graph.
     """
+    if segmenter.runs_on_meta:
+        return on_meta(segmenter, size, batch_size)
+    with torch.no_grad():
+        device = next(segmenter.parameters()).device
+        return segmenter(torch.zeros(batch_size, 3, *size, device=device)), dict(segmenter.named_parameters())
+
+
+def on_meta(module: nn.Module, size: tuple[int, int], batch_size: int) -> tuple[Any, dict[str, Tensor]]:
+    """As :func:`forward_on_meta`, of any module that takes images."""
     parameters: dict[str, Tensor] = {
         name: torch.empty_like(weight, device="meta").requires_grad_(weight.requires_grad)
-        for name, weight in segmenter.named_parameters()
+        for name, weight in module.named_parameters()
     }
-    buffers = {name: torch.empty_like(value, device="meta") for name, value in segmenter.named_buffers()}
+    buffers = {name: torch.empty_like(value, device="meta") for name, value in module.named_buffers()}
     images = torch.empty(batch_size, 3, *size, device="meta")
-    return functional_call(segmenter, {**parameters, **buffers}, (images,)), parameters
+    return functional_call(module, {**parameters, **buffers}, (images,)), parameters
 
 
 def find_padding(segmenter: Segmenter) -> None:
     """Sets the smallest divisor of the image size, and then the smallest size, that the model works with.
 
-    A model that works with none of the divisors keeps 1: it has one fixed size, and says so when it is given another.
+    A model that works with none of the divisors keeps 1: it has one fixed size, and smaller images are padded to it.
     """
-    for divisor in (1, segmenter.facts.output_stride, 32):
-        segmenter.divisor = divisor
-        if _works(segmenter, ODD_SIZE):
+    training = segmenter.training
+    segmenter.train(training and segmenter.trains_from_logits)  # else the library's own loss alone knows what to run
+    _find_padding(segmenter)
+    segmenter.train(training)
+
+
+def _find_padding(segmenter: Segmenter) -> None:
+    segmenter.smallest = 1
+    segmenter.runs_on_meta = _runs_on_meta(segmenter)
+    large = LARGE_SIZE if segmenter.runs_on_meta else ODD_SIZE
+    for segmenter.divisor in (1, segmenter.facts.output_stride, 32):
+        if _works(segmenter, large):
             break
     else:
         segmenter.divisor, segmenter.has_fixed_size = 1, True
         return
-    for smallest in (1, 32, 64, 128):  # 128: SMP's PAN halves its last feature map, of stride 16, three times
-        segmenter.smallest = smallest
-        if _works(segmenter, (1, 1)):
+    # 128: SMP's PAN halves its last feature map, of stride 16, three times. 1024: MMSegmentation's LR-ASPP pools 49
+    # pixels of a map of stride 16.
+    for segmenter.smallest in (1, 32, 64, 128, 256, 512, 1024):
+        if _works(segmenter, (1, 1)) and _works(segmenter, ODD_SIZE):
             return
+
+
+def _runs_on_meta(segmenter: Segmenter) -> bool:
+    try:
+        on_meta(segmenter, segmenter.native_size, batch_size=2)
+    except (RuntimeError, NotImplementedError) as error:
+        return "meta" not in str(error)
+    except (UserError, AssertionError):
+        pass  # another size may do
+    return True
 
 
 def _works(segmenter: Segmenter, size: tuple[int, int]) -> bool:

@@ -2,7 +2,7 @@
 
 import logging
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from seggrid.checks import ImpossibleCellError
-from seggrid.config import EncoderConfig
+from seggrid.config import EncoderConfig, ModelConfig
 from seggrid.errors import UserError, one_line
+from seggrid.models.segmenter import IMAGENET
 
 LEVELS = 4
+PYRAMIDS = ("resnet50", "convnext_tiny", "swin_tiny_patch4_window7_224", "pvt_v2_b1")
+VITS = ("vit_small_patch16_224", "deit_small_patch16_224")
 
 # timm names, one by one, the weights that a file holds in vain (its classifier's, always) and those that it lacks;
 # check_loaded refuses the latter in one line.
@@ -25,25 +28,29 @@ logging.getLogger("timm.models._builder").addFilter(
 
 
 class TimmEncoder(nn.Module):
-    """The last four feature maps of a timm model, as NCHW, finest first.
+    """Some of the last four feature maps of a timm model, as NCHW, finest first.
 
     The attribute's name, ``timm_model``, is that of MMSegmentation's own wrapper, so that their state dicts agree.
 
     Args:
         config: the encoder.
         output_stride: the stride asked for; where the model refuses, it keeps its own.
+        levels: which of the four; 0 is the finest.
 
     Attributes:
         channels: channels of each feature map.
         strides: pixels of the image per pixel of each feature map.
         native_size: (height, width) that the model was made for.
+        normalization: of the images that its published weights were trained with.
 
     Raises:
         UserError: there is no such model, or its weights cannot be had.
         ImpossibleCellError: timm does not serve the feature maps of this model.
     """
 
-    def __init__(self, config: EncoderConfig, output_stride: int | None = None) -> None:
+    def __init__(
+        self, config: EncoderConfig, output_stride: int | None = None, levels: Sequence[int] = range(LEVELS)
+    ) -> None:
         super().__init__()
         options = accepted_options(config, output_stride)
         with torch.device("meta"):
@@ -56,14 +63,17 @@ class TimmEncoder(nn.Module):
             options["out_indices"] = tuple(range(-LEVELS, 0))
         self.timm_model = create(config, features_only=True, **options)
         info = self.timm_model.feature_info
-        self.channels: list[int] = info.channels()[-LEVELS:]
-        self.strides: list[int] = info.reduction()[-LEVELS:]
+        self._levels = [level - LEVELS for level in levels]
+        self.channels: list[int] = [info.channels()[level] for level in self._levels]
+        self.strides: list[int] = [info.reduction()[level] for level in self._levels]
         self.native_size = native_size(config)
+        self.normalization = normalization(config)
         self._channels_last = "NHWC" in str(getattr(self.timm_model, "output_fmt", ""))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Returns the feature maps of images ``(B, 3, H, W)``."""
-        features = list(self.timm_model(images))[-LEVELS:]
+        maps = self.timm_model(images)
+        features = [maps[level] for level in self._levels]
         return [item.permute(0, 3, 1, 2).contiguous() for item in features] if self._channels_last else features
 
 
@@ -191,6 +201,35 @@ def check_loaded(config: EncoderConfig, model: nn.Module, twin: nn.Module) -> No
             f"encoder.weights={config.weights} is not for encoder={config.name}: it lacks {len(missing)} weights, "
             f"the first {', '.join(missing[:3])}"
         )
+
+
+def check_strides(config: ModelConfig, strides: list[int]) -> None:
+    """Refuses an encoder whose feature maps the arch cannot use.
+
+    Args:
+        config: the cell; its arch's ``encoders`` says what the arch takes.
+        strides: of the encoder's feature maps.
+
+    Raises:
+        ImpossibleCellError: with encoders that the arch takes.
+    """
+    takes, arch, encoder = config.settings.get("encoders", "any"), config.arch.name, config.encoder.name
+    if takes == "pyramid" and len(set(strides)) == 1:
+        raise ImpossibleCellError(
+            f"arch={arch} needs feature maps of several strides, encoder={encoder} has only stride {strides[0]}; "
+            f"choose a hierarchical one, such as {', '.join(PYRAMIDS)} (docs/models.md)"
+        )
+    if takes == "vit" and len(set(strides)) > 1:
+        raise ImpossibleCellError(
+            f"arch={arch} needs feature maps of one stride, encoder={encoder} has {', '.join(map(str, strides))}; "
+            f"choose a plain ViT, such as {', '.join(VITS)}, or encoder=native (docs/models.md)"
+        )
+
+
+def normalization(config: EncoderConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns (means, standard deviations) of the images that the model's published weights were trained with."""
+    known = timm.get_pretrained_cfg(config.model, allow_unregistered=False)
+    return IMAGENET if known is None else (tuple(known.mean), tuple(known.std))
 
 
 def native_size(config: EncoderConfig) -> tuple[int, int]:
