@@ -18,7 +18,9 @@ from seggrid.config import (
 )
 from seggrid.errors import UserError
 
-LOSSES = ("cross_entropy", "dice", "focal", "lovasz", "ohem")
+LOSSES = ("auto", "cross_entropy", "dice", "focal", "lovasz", "native", "ohem")
+MATCHES = ("library", "equal")
+ENCODERS = ("any", "pyramid", "vit", "native")  # of several strides, of one, the arch's own network
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "poly", "cosine", "onecycle")
 LOGGERS = ("wandb", "csv", "tensorboard")
@@ -51,6 +53,9 @@ def check_train(config: TrainConfig) -> None:
     _only_for("loss.gamma", loss.gamma, loss.name, ("focal",))
     _only_for("loss.threshold", loss.threshold, loss.name, ("ohem",))
     _only_for("loss.min_kept_fraction", loss.min_kept_fraction, loss.name, ("ohem",))
+    if loss.name == "native":
+        _only_for("loss.aux_weight", loss.aux_weight, loss.name, tuple(name for name in LOSSES if name != "native"))
+    _one_of("match", config.match, MATCHES)
     _only_for("loss.class_weights", loss.class_weights, loss.name, ("cross_entropy", "focal", "ohem"))
     _only_for("optimizer.betas", config.optimizer.betas, config.optimizer.name, ("adamw",))
     _only_for("optimizer.momentum", config.optimizer.momentum, config.optimizer.name, ("sgd",))
@@ -84,8 +89,9 @@ def check_train(config: TrainConfig) -> None:
     betas = config.optimizer.betas
     if betas is not None and not (len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
         raise UserError(f"optimizer.betas is {betas}; it takes two values from 0 to below 1")
-    if len(augment.mean) != 3 or len(augment.std) != 3 or min(augment.std) <= 0:
-        raise UserError(f"augment.mean {augment.mean} and augment.std {augment.std} take 3 values each, std above 0")
+    for key, values in (("mean", augment.mean), ("std", augment.std)):
+        if values is not None and (len(values) != 3 or (key == "std" and min(values) <= 0)):
+            raise UserError(f"augment.{key} is {values}; it takes 3 values, std above 0, or null for the model's own")
     _check_devices(trainer.devices)
     _check_size("augment.resize", augment.resize)
     _check_size("augment.crop", augment.crop)
@@ -113,6 +119,7 @@ def check_profile(config: ProfileConfig) -> None:
     _at_least("input.batch_size", config.input.batch_size, 1)
     _check_size("input.size", config.input.size)
     _one_of("accelerator", config.accelerator, ACCELERATORS)
+    _one_of("match", config.match, MATCHES)
     check_cell(config.backend, config.arch, config.encoder)
 
 
@@ -126,21 +133,47 @@ def check_evaluate(config: EvaluateConfig) -> None:
 
 
 def check_cell(backend: BackendConfig, arch: ArchConfig, encoder: EncoderConfig) -> None:
-    """Refuses a cell that the backend cannot build.
+    """Refuses a cell that the backend cannot build, as far as that is known without building it.
 
     Raises:
         ImpossibleCellError: with the backends that have this arch and the archs that this backend has.
     """
+    for key, value in (
+        ("arch.output_stride", arch.output_stride),
+        ("arch.decoder_channels", arch.decoder_channels),
+        ("encoder.depth", encoder.depth),
+    ):
+        _at_least(key, value, 1)
     if backend.name not in arch.backends:
         raise ImpossibleCellError(
             f"backend={backend.name} has no arch={arch.name}; arch={arch.name} is in backend="
-            f"{','.join(sorted(arch.backends))}; backend={backend.name} has arch={','.join(archs_of(backend.name))}"
+            f"{','.join(sorted(arch.backends))}; backend={backend.name} has arch={','.join(archs_of(backend.name))} "
+            "(docs/models.md)"
         )
-    if encoder.library not in ("timm", backend.name):
+    settings = arch.backends[backend.name]
+    if encoder.library == "native":
+        if "base" not in settings and settings.get("encoders") != "native":
+            raise ImpossibleCellError(
+                f"backend={backend.name} has no encoder of its own for arch={arch.name}: encoder=native is for methods that "
+                "are a network of their own; choose a timm name (docs/models.md)"
+            )
+    elif settings.get("encoders") == "native":
+        raise ImpossibleCellError(
+            f"backend={backend.name} arch={arch.name} is a network of its own and cannot take encoder={encoder.name}; say "
+            "encoder=native, or leave encoder out (docs/models.md)"
+        )
+    elif encoder.library not in ("timm", backend.name):
         raise ImpossibleCellError(
             f"backend={backend.name} cannot take encoder={encoder.name}, which is {encoder.library}'s own; "
             f"choose a timm name or {backend.name}/<name>"
         )
+
+
+def loss_name(config: TrainConfig) -> str:
+    """Returns the loss that ``loss=auto`` means for this cell, else the one that was chosen."""
+    if config.loss.name != "auto":
+        return config.loss.name
+    return str(config.arch.backends[config.backend.name].get("loss", "cross_entropy"))
 
 
 def archs_of(backend: str) -> list[str]:

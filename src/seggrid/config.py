@@ -142,7 +142,7 @@ class AugmentConfig:
         flip: probability of a horizontal flip in training.
         color_jitter: strength of random brightness, contrast and saturation in training.
         mean: channel means of the normalisation, for values in [0, 1]; None takes those that the model's published
-            weights were trained with.
+            weights were trained with, ImageNet's where there are none.
         std: channel standard deviations of the normalisation; None likewise.
     """
 

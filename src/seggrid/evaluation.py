@@ -1,5 +1,6 @@
 """Measures a trained run on a split, from its checkpoint."""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import torch
 from omegaconf import OmegaConf
 
 from seggrid import models, profiling, results
-from seggrid.config import DatasetConfig, EvaluateConfig, ModelConfig, TrainConfig
+from seggrid.checks import loss_name
+from seggrid.config import DatasetConfig, EvaluateConfig, TrainConfig, model_config
 from seggrid.console import print_scores, progress, quiet
 from seggrid.data.datamodule import SegmentationData
 from seggrid.errors import UserError
@@ -74,14 +76,20 @@ def evaluate(config: EvaluateConfig, folder: Path, record: results.Record) -> No
         train=False,
     )
     trained.encoder.pretrained, trained.encoder.weights = False, None  # the checkpoint holds them
+    if trained.arch.name != "official" or trained.arch.config is not None:
+        trained.weights = None
     num_classes = len(trained.dataset.classes)
-    model = models.build(ModelConfig(trained.backend, trained.arch, trained.encoder, num_classes))
-    loss = build_loss(trained.loss, trained.dataset.ignore_index)
+    model = models.build(model_config(trained))
+    data.normalize_for(*model.normalization)
+    name = loss_name(trained)
+    loss = None
+    if name != "native":
+        loss = build_loss(dataclasses.replace(trained.loss, name=name), trained.dataset.ignore_index)
     module = SegmentationModule(model, loss, num_classes, trained.dataset.ignore_index)
     load_weights(module, checkpoint)
     device = profiling.pick_device(config.accelerator)
     record.environment = results.environment(record.backend, profiling.device_name(device))
-    record.model = profiling.count(model, input_size(data))
+    describe(record, model, input_size(data))
     trainer = pl.Trainer(
         accelerator=config.accelerator,
         devices=1,
@@ -93,6 +101,18 @@ def evaluate(config: EvaluateConfig, folder: Path, record: results.Record) -> No
     )
     measure(module, data, trained.dataset, trainer, folder, config.pictures, record)
     print_scores(record, config.split, folder)
+
+
+def describe(record: results.Record, model: models.Segmenter, size: tuple[int, int]) -> None:
+    """Fills in a record what the model is: its counts, and what its library publishes about it.
+
+    Args:
+        record: gets ``model`` and ``published``.
+        model: the model.
+        size: (height, width) of its images.
+    """
+    record.model = profiling.count(model, size)
+    record.published = model.published
 
 
 def measure(

@@ -10,6 +10,9 @@ from seggrid.config import LossConfig
 from seggrid.models.segmenter import SegOutput
 
 
+AUX_WEIGHT = 0.4  # PSPNet's (Zhao et al. 2017, arXiv:1612.01105), and MMSegmentation's
+
+
 class SegmentationLoss(nn.Module):
     """The loss of the logits plus the weighted losses of the auxiliary logits.
 
@@ -136,7 +139,7 @@ def build_loss(config: LossConfig, ignore_index: int) -> SegmentationLoss:
             weights = {} if config.class_weights is None else {"class_weights": config.class_weights}
             focal = smp.FocalLoss("multiclass", gamma=gamma, ignore_index=ignore_index, **weights)
             criterion = ZeroWhereNoneCounts(focal, ignore_index)
-    return SegmentationLoss(criterion, config.aux_weight)
+    return SegmentationLoss(criterion, AUX_WEIGHT if config.aux_weight is None else config.aux_weight)
 
 
 def _at_least_single(logits: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class SegmentationModule(pl.LightningModule):
 
     Args:
         model: the model.
-        loss: the training loss.
+        loss: the training loss of the logits; None takes the library's own, which has no value in evaluation.
         num_classes: number of classes.
         ignore_index: the label that counts nowhere.
         optimizer: the optimiser; None for evaluation alone.
@@ -40,7 +40,7 @@ class SegmentationModule(pl.LightningModule):
     def __init__(
         self,
         model: Segmenter,
-        loss: SegmentationLoss,
+        loss: SegmentationLoss | None,
         num_classes: int,
         ignore_index: int,
         optimizer: OptimizerConfig | None = None,
@@ -51,6 +51,7 @@ class SegmentationModule(pl.LightningModule):
         super().__init__()
         self.model = model
         self.loss = loss
+        self._ignore_index = ignore_index
         self.confusion = confusion_matrix(num_classes, ignore_index)
         self.mean_loss = MeanMetric(nan_strategy="disable")
         self.scores: Scores | None = None
@@ -70,7 +71,10 @@ class SegmentationModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss of one batch."""
         images, masks = batch
-        loss: Tensor = self.loss(self.model(images), masks.long())
+        if self.loss is not None:
+            loss: Tensor = self.loss(self.model(images), masks.long())
+        else:
+            loss = torch.stack(list(self.model.native_loss(images, masks.long(), self._ignore_index).values())).sum()
         self._watch(loss.detach())
         self.log("train/loss", loss, prog_bar=True)
         return loss
@@ -83,7 +87,9 @@ class SegmentationModule(pl.LightningModule):
         if logits.shape[-2:] != masks.shape[-2:]:
             logits = functional.interpolate(logits, size=masks.shape[-2:], mode="bilinear", align_corners=False)
         labels = masks.long()
-        self.mean_loss.update(self.loss(output._replace(logits=logits), labels), len(images))
+        # A library's own loss is defined in training only; the largest logit stands for it in the watch below.
+        loss = logits.abs().max() if self.loss is None else self.loss(output._replace(logits=logits), labels)
+        self.mean_loss.update(loss, len(images))
         self.confusion.update(logits.argmax(1), labels)
 
     def on_validation_start(self) -> None:
@@ -99,7 +105,9 @@ class SegmentationModule(pl.LightningModule):
         # The step before can have broken the weights while its own loss was still fine.
         if not math.isfinite(self.eval_loss):
             self._diverged(self.trainer.global_step)
-        values = {**self.scores.means, "loss": self.eval_loss}
+        if self.loss is None:
+            self.eval_loss = float("nan")
+        values = {**self.scores.means, **({} if self.loss is None else {"loss": self.eval_loss})}
         for name, value in values.items():  # equal on every process; Lightning wants to hear it
             self.log(f"val/{name}", value, prog_bar=name == "mIoU", sync_dist=True)
 

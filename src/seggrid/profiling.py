@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from seggrid import models, results
-from seggrid.config import ModelConfig, ProfileConfig
+from seggrid.config import ProfileConfig, model_config
 from seggrid.errors import UserError
 from seggrid.models.reach import forward_on_meta
 from seggrid.models.segmenter import Segmenter
@@ -32,18 +32,20 @@ def count(model: Segmenter, size: tuple[int, int]) -> dict[str, Any]:
     """
     training = model.training
     inference_gmacs = _gmacs(model.eval(), size, batch_size=1)
-    training_gmacs = _gmacs(model.train(), size, batch_size=2) / 2
+    # What runs in training under a library's own loss is known to that loss alone.
+    training_gmacs = _gmacs(model.train(), size, batch_size=2) / 2 if model.trains_from_logits else None
     model.train(training)
     return {
         "params": _number(model.parameters()),
         "params_encoder": _number(model.encoder_parameters()),
         "params_aux": _number(model.aux_parameters()),
         "gmacs": round(inference_gmacs, 6),
-        "gmacs_aux": round(max(0.0, training_gmacs - inference_gmacs), 6),
+        "gmacs_aux": None if training_gmacs is None else round(max(0.0, training_gmacs - inference_gmacs), 6),
         "input_size": list(size),
         "output_stride": model.facts.output_stride,
         "encoder_depth": model.facts.encoder_depth,
         "decoder_channels": model.facts.decoder_channels,
+        "unmatched": list(model.facts.unmatched),
     }
 
 
@@ -56,9 +58,10 @@ def profile(config: ProfileConfig, folder: Path, record: results.Record) -> None
         record: gets the sections ``model`` and, unless ``counts_only``, ``profile``.
     """
     torch.manual_seed(config.seed)
-    model = models.build(ModelConfig(config.backend, config.arch, config.encoder, config.num_classes))
+    model = models.build(model_config(config))
     height, width = config.input.size
     record.model = count(model, (height, width))
+    record.published = model.published
     device = pick_device(config.accelerator)
     record.environment = results.environment(config.backend.name, device_name(device))
     if not config.counts_only:
@@ -134,9 +137,10 @@ def print_profile(record: results.Record) -> None:
     assert record.model is not None
     table = Table(title=f"{record.backend} / {record.arch} / {record.encoder}", show_header=False, title_justify="left")
     model = record.model
+    aux = model["gmacs_aux"]
     rows = [
         ("parameters", f"{model['params']:,}  (encoder {model['params_encoder']:,}, aux {model['params_aux']:,})"),
-        ("GMac", f"{model['gmacs']:.3f}  (aux head {model['gmacs_aux']:.3f})"),
+        ("GMac", f"{model['gmacs']:.3f}" + (f"  (aux head {aux:.3f})" if aux is not None else "")),
         ("input", "x".join(map(str, model["input_size"]))),
         ("output stride", str(model["output_stride"])),
     ]

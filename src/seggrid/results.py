@@ -39,6 +39,7 @@ class Record:
     metrics: dict[str, float] | None = None
     per_class: list[dict[str, Any]] | None = None
     profile: dict[str, Any] | None = None
+    published: dict[str, Any] | None = None
     environment: dict[str, Any] | None = None
     overrides: list[str] = field(default_factory=list)
     started: str = field(default_factory=lambda: now())

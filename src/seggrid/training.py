@@ -1,5 +1,6 @@
 """Trains one cell and fills its record."""
 
+import dataclasses
 import os
 import statistics
 import sys
@@ -13,12 +14,13 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from seggrid import loggers, models, profiling, results
-from seggrid.config import ModelConfig, TrainConfig
+from seggrid.checks import ImpossibleCellError, loss_name
+from seggrid.config import TrainConfig, model_config
 from seggrid.console import print_scores, print_start, progress, quiet
 from seggrid.data.datamodule import SegmentationData
 from seggrid.errors import UserError
-from seggrid.evaluation import CHECKPOINTS, checkpoint_path, input_size, load_weights, measure
-from seggrid.losses import build_loss
+from seggrid.evaluation import CHECKPOINTS, checkpoint_path, describe, input_size, load_weights, measure
+from seggrid.losses import SegmentationLoss, build_loss
 from seggrid.module import SegmentationModule
 
 
@@ -40,9 +42,10 @@ def train(config: TrainConfig, folder: Path, record: results.Record) -> None:
         config.dataset, config.augment, config.batch_size, config.eval_batch_size, config.num_workers, config.seed
     )
     num_classes = len(config.dataset.classes)
-    model = models.build(ModelConfig(config.backend, config.arch, config.encoder, num_classes))
-    record.model = profiling.count(model, input_size(data))
-    loss = build_loss(config.loss, config.dataset.ignore_index)
+    model = models.build(model_config(config))
+    data.normalize_for(*model.normalization)
+    describe(record, model, input_size(data))
+    loss = _loss(config, model)
     module = SegmentationModule(
         model,
         loss,
@@ -136,6 +139,22 @@ class StepClock(pl.Callback):
         if module.device.type == "cuda":
             torch.cuda.synchronize(module.device)
         return time.perf_counter()
+
+
+def _loss(config: TrainConfig, model: models.Segmenter) -> SegmentationLoss | None:
+    """Builds the loss of the logits; None stands for the library's own."""
+    name = loss_name(config)
+    cell = f"backend={config.backend.name} arch={config.arch.name}"
+    if name == "native":
+        if not model.has_native_loss:
+            raise ImpossibleCellError(f"{cell} has no loss of its own; choose another than loss=native")
+        return None
+    if not model.trains_from_logits:
+        raise ImpossibleCellError(
+            f"{cell} cannot be trained with loss={name}: its logits alone do not train all of it; leave loss out, or say "
+            "loss=native (docs/models.md)"
+        )
+    return build_loss(dataclasses.replace(config.loss, name=name), config.dataset.ignore_index)
 
 
 def _trainer(config: TrainConfig, folder: Path, callbacks: list[pl.Callback]) -> pl.Trainer:

@@ -10,6 +10,8 @@ from torchvision.transforms.v2 import functional
 
 from seggrid.config import AugmentConfig
 
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
 
 class RandomScale(v2.Transform):  # type: ignore[misc]  # torchvision ships no types
     """Resizes image and mask by one random factor.
@@ -49,7 +51,8 @@ class TrainTransform:
         if config.scale is not None:
             steps.append(RandomScale(*config.scale))
         if config.crop is not None:
-            fill = {tv_tensors.Image: [round(255 * value) for value in config.mean], tv_tensors.Mask: ignore_index}
+            mean = [round(255 * value) for value in config.mean or IMAGENET_MEAN]
+            fill = {tv_tensors.Image: mean, tv_tensors.Mask: ignore_index}
             steps.append(v2.RandomCrop(config.crop, pad_if_needed=True, fill=fill))
         if config.flip > 0:
             steps.append(v2.RandomHorizontalFlip(config.flip))
@@ -82,4 +85,4 @@ class EvalTransform:
 
 
 def _normalisation(config: AugmentConfig) -> Any:
-    return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(config.mean, config.std)])
+    return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(config.mean or IMAGENET_MEAN, config.std or IMAGENET_STD)])

@@ -1,7 +1,8 @@
 """The data of one run: sources, transforms and loaders."""
 
+import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -111,7 +112,7 @@ class SegmentationData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
-        self._num_workers = num_workers
+        self._num_workers, self._augment, self._ignore_index = num_workers, augment, dataset.ignore_index
         self.eval_source = open_source(dataset, eval_split)
         self.eval_dataset = SegmentationDataset(self.eval_source, EvalTransform(augment))
         self.train_dataset: SegmentationDataset | None = None
@@ -124,6 +125,19 @@ class SegmentationData(pl.LightningDataModule):
                 )
             crop = augment.crop if augment.resize is None else None
             self.train_dataset = SegmentationDataset(source, TrainTransform(augment, dataset.ignore_index), seed, crop)
+
+    def normalize_for(self, means: Sequence[float], deviations: Sequence[float]) -> None:
+        """Normalises images as a model wants them, as far as the configuration leaves that to the model.
+
+        Args:
+            means: of the channels, for values in [0, 1].
+            deviations: their standard deviations.
+        """
+        mean, std = self._augment.mean or list(means), self._augment.std or list(deviations)
+        augment = dataclasses.replace(self._augment, mean=mean, std=std)
+        self.eval_dataset.transform = EvalTransform(augment)
+        if self.train_dataset is not None:
+            self.train_dataset.transform = TrainTransform(augment, self._ignore_index)
 
     def train_dataloader(self) -> Any:
         """Returns the training loader, which goes on where a resumed run stopped."""

@@ -1,8 +1,10 @@
 """MMSegmentation: its methods on timm's encoders and on its own backbones, and its own configurations by name."""
 
+import io
 import logging
 import math
 import warnings
+from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from torch.nn import functional
 from seggrid.config import EncoderConfig, ModelConfig
 from seggrid.errors import UserError, one_line
 from seggrid.models import mmcv_ops, mmseg_configs, timm_encoder, weights
-from seggrid.models.reach import on_meta
+from seggrid.models.reach import LARGE_SIZE, on_meta
 from seggrid.models.segmenter import IMAGENET, Facts, Segmenter
 
 mmcv_ops.install()
@@ -113,7 +115,7 @@ def build(config: ModelConfig) -> Segmenter:
 
     encoder_config = config.encoder
     stride: int | None = None
-    with warnings.catch_warnings():  # about its losses and about arguments that it has renamed
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # about its losses, renamed arguments, its weights
         warnings.simplefilter("ignore")
         if encoder_config.library != "native":
             stride, depth = _set_encoder(model, config)
@@ -207,11 +209,13 @@ def _values(value: Any, key: str) -> Any:
 
 def _set_encoder(model: dict[str, Any], config: ModelConfig) -> tuple[int, int]:
     """Puts another encoder, in place, where the configuration has its own; returns output stride and depth."""
-    own, encoder_config = model["backbone"], config.encoder
-    levels = own.get("out_indices", ())
+    own, encoder_config, settings = model["backbone"], config.encoder, config.settings
+    levels = settings.get("levels") or own.get("out_indices", ())
     if not levels or max(levels) > timm_encoder.LEVELS - 1:  # those of a transformer count its blocks
         levels = range(timm_encoder.LEVELS)
-    wanted = config.output_stride or (4 * math.prod(own["strides"]) if "strides" in own else None)
+    wanted = config.output_stride or settings.get("output_stride")
+    if wanted is None and "strides" in own:  # of a ResNet's stages, after its stem
+        wanted = 4 * math.prod(own["strides"])
     encoder: Any
     if encoder_config.library == "timm":
         encoder = timm_encoder.TimmEncoder(encoder_config, wanted, levels)
@@ -227,7 +231,7 @@ def _set_encoder(model: dict[str, Any], config: ModelConfig) -> tuple[int, int]:
     model["pretrained"] = None
     if model.get("neck"):
         neck_config = model["neck"]
-        neck_config["in_channels"] = channels
+        neck_config["in_channels"] = type(neck_config["in_channels"])(channels)
         neck = MODELS.build(neck_config)
         sizes = [64 // stride for stride in strides]
         maps = [torch.zeros(2, width, size, size) for width, size in zip(channels, sizes, strict=True)]
@@ -235,7 +239,7 @@ def _set_encoder(model: dict[str, Any], config: ModelConfig) -> tuple[int, int]:
             channels = [item.shape[1] for item in neck(maps)]
         model["neck"] = {"type": lambda: neck}
     _set_channels([model["decode_head"], model.get("auxiliary_head")], channels)
-    for argument, level in config.settings.get("channels_of", {}).items():
+    for argument, level in settings.get("channels_of", {}).items():
         model["decode_head"][argument] = channels[level]
     is_pyramid = len(set(strides)) > 1
     return strides[-1], timm_encoder.LEVELS + is_pyramid
@@ -243,17 +247,18 @@ def _set_encoder(model: dict[str, Any], config: ModelConfig) -> tuple[int, int]:
 
 def _set_channels(value: Any, channels: list[int]) -> None:
     """Tells every head, in place, the channels of the feature maps that it reads."""
-    for head in value if isinstance(value, list) else [value]:
-        if not isinstance(head, dict):
-            continue
-        index, known = head.get("in_index", -1), head.get("in_channels")
-        if known is not None and "type" in head and ("num_classes" in head or "in_index" in head):
-            if isinstance(index, list | tuple):
-                head["in_channels"] = [channels[item] for item in index]
-            else:
-                head["in_channels"] = list(channels) if isinstance(known, list | tuple) else channels[index]
-        if "kernel_generate_head" in head:
-            _set_channels(head["kernel_generate_head"], channels)
+    if isinstance(value, list | tuple):
+        for item in value:
+            _set_channels(item, channels)
+    if not isinstance(value, dict):
+        return
+    index, known = value.get("in_index", -1), value.get("in_channels")
+    if known is not None and ("num_classes" in value or "in_index" in value):
+        if isinstance(index, list | tuple):
+            value["in_channels"] = [channels[item] for item in index]
+        else:
+            value["in_channels"] = list(channels) if isinstance(known, list | tuple) else channels[index]
+    _set_channels(value.get("kernel_generate_head"), channels)  # K-Net's head around a head
 
 
 def _set_checkpoints(value: Any, encoder: EncoderConfig, config: ModelConfig) -> None:
@@ -355,7 +360,7 @@ def _maps(value: Any) -> Any:
 def _reach(network: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
     """Returns output stride and depth of a network of MMSegmentation's own."""
     maps = _features(network, size)
-    strides = [round(size[0] / item.shape[-2]) for item in maps]
+    strides = [2 ** round(math.log2(size[0] / item.shape[-2])) for item in maps]
     return max(strides), len(maps) + (len(set(strides)) > 1)
 
 
@@ -367,7 +372,10 @@ def _trains_from_logits(network: Any, num_classes: int, size: tuple[int, int]) -
     if not all(isinstance(head, BaseDecodeHead) and head.num_classes == num_classes for head in heads):
         return False
     network.train()
-    outputs, _ = on_meta(_Heads(network), size, batch_size=2)
+    try:
+        outputs, _ = on_meta(_Heads(network), size, batch_size=2)
+    except RuntimeError:  # too small for what it pools
+        outputs, _ = on_meta(_Heads(network), LARGE_SIZE, batch_size=2)
     return all(isinstance(item, Tensor) and item.shape[1] == num_classes for item in outputs)
 
 

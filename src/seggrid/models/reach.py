@@ -36,13 +36,17 @@ def forward_on_meta(
 
 def on_meta(module: nn.Module, size: tuple[int, int], batch_size: int) -> tuple[Any, dict[str, Tensor]]:
     """As :func:`forward_on_meta`, of any module that takes images."""
-    parameters: dict[str, Tensor] = {
-        name: torch.empty_like(weight, device="meta").requires_grad_(weight.requires_grad)
-        for name, weight in module.named_parameters()
-    }
-    buffers = {name: torch.empty_like(value, device="meta") for name, value in module.named_buffers()}
+    twins: dict[int, Tensor] = {}
+
+    def twin(tensor: Tensor) -> Tensor:
+        made = torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
+        return twins.setdefault(id(tensor), made)
+
+    # With the second names of shared modules too: functional_call ties their weights by itself, but not their buffers.
+    parameters = {name: twin(weight) for name, weight in module.named_parameters(remove_duplicate=False)}
+    buffers = {name: twin(value) for name, value in module.named_buffers(remove_duplicate=False)}
     images = torch.empty(batch_size, 3, *size, device="meta")
-    return functional_call(module, {**parameters, **buffers}, (images,)), parameters
+    return functional_call(module, {**parameters, **buffers}, (images,), tie_weights=False), parameters
 
 
 def find_padding(segmenter: Segmenter) -> None:
@@ -58,7 +62,12 @@ def find_padding(segmenter: Segmenter) -> None:
 
 def _find_padding(segmenter: Segmenter) -> None:
     segmenter.smallest = 1
-    segmenter.runs_on_meta = _runs_on_meta(segmenter)
+    try:
+        on_meta(segmenter, segmenter.native_size, batch_size=2)
+    except (RuntimeError, NotImplementedError) as error:
+        segmenter.runs_on_meta = "meta" not in str(error)
+    except (UserError, AssertionError):
+        pass  # another size may do
     large = LARGE_SIZE if segmenter.runs_on_meta else ODD_SIZE
     for segmenter.divisor in (1, segmenter.facts.output_stride, 32):
         if _works(segmenter, large):
@@ -71,16 +80,6 @@ def _find_padding(segmenter: Segmenter) -> None:
     for segmenter.smallest in (1, 32, 64, 128, 256, 512, 1024):
         if _works(segmenter, (1, 1)) and _works(segmenter, ODD_SIZE):
             return
-
-
-def _runs_on_meta(segmenter: Segmenter) -> bool:
-    try:
-        on_meta(segmenter, segmenter.native_size, batch_size=2)
-    except (RuntimeError, NotImplementedError) as error:
-        return "meta" not in str(error)
-    except (UserError, AssertionError):
-        pass  # another size may do
-    return True
 
 
 def _works(segmenter: Segmenter, size: tuple[int, int]) -> bool:
