@@ -46,6 +46,11 @@ class ArchConfig:
     options: dict[str, Any] = field(default_factory=dict)
     imports: list[str] = field(default_factory=list)
 
+    @property
+    def title(self) -> str:
+        """The name in records: for ``official`` and ``custom`` what they stand for."""
+        return self.config or self.target or self.name
+
 
 @dataclass
 class EncoderConfig:

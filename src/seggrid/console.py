@@ -75,6 +75,8 @@ def print_start(record: Record) -> None:
         f"{model['input_size'][0]}x{model['input_size'][1]}, output stride {model['output_stride']}",
         soft_wrap=True,
     )
+    if model["unmatched"]:
+        Console(highlight=False).print(f"match=equal could not match: {'; '.join(model['unmatched'])}", soft_wrap=True)
 
 
 def print_scores(record: Record, split: str, folder: Path, by_class: bool = True) -> None:
@@ -101,6 +103,13 @@ def print_scores(record: Record, split: str, folder: Path, by_class: bool = True
         console.print(
             f"[yellow]warning:[/yellow] no pixel in {split} is labelled {', '.join(unlabelled)}; do the masks use "
             "dataset.ignore_index for it?",
+            soft_wrap=True,
+        )
+    published = record.published or {}
+    if published.get("mIoU") is not None:
+        console.print(
+            f"published for {published['config']}: mIoU {100 * published['mIoU']:.2f} % on {published['dataset']}, with "
+            "its own data, schedule and weights",
             soft_wrap=True,
         )
     if by_class:

@@ -140,7 +140,7 @@ def _record(kind: str, typed: Any, overrides: list[str] | None = None) -> result
     return results.Record(
         kind=kind,
         backend=typed.backend.name,
-        arch=typed.arch.name,
+        arch=typed.arch.title,
         encoder=typed.encoder.name,
         dataset=typed.dataset.name if kind == "train" else None,
         seed=typed.seed,

@@ -64,7 +64,7 @@ def evaluate(config: EvaluateConfig, folder: Path, record: results.Record) -> No
     quiet()
     run = Path(config.run)
     trained = restore_config(run)
-    record.backend, record.arch, record.encoder = trained.backend.name, trained.arch.name, trained.encoder.name
+    record.backend, record.arch, record.encoder = trained.backend.name, trained.arch.title, trained.encoder.name
     record.dataset, record.seed = trained.dataset.name, trained.seed
     checkpoint = checkpoint_path(run, config.checkpoint)
     data = SegmentationData(

@@ -24,12 +24,14 @@ log = logging.getLogger(__name__)
 
 STATUS_ORDER = ("completed", "failed", "interrupted", "skipped")
 # Where two sections share a key, the prefix tells them apart: `images_per_s` in training, `profile_images_per_s`.
-SECTIONS = {"metrics": "", "model": "", "train": "", "profile": "profile_", "environment": ""}
+SECTIONS = {"metrics": "", "model": "", "train": "", "profile": "profile_", "published": "published_", "environment": ""}
 CSV_COLUMNS = (
     *("backend", "arch", "encoder", "dataset", "seed", "kind", "status", "error"),
     *("mIoU", "mAcc", "aAcc", "mDice", "loss"),
     *("params", "params_encoder", "params_aux", "gmacs", "gmacs_aux", "input_height", "input_width"),
-    *("output_stride", "encoder_depth", "decoder_channels"),
+    *("output_stride", "encoder_depth", "decoder_channels", "loss_name", "unmatched"),
+    *("published_config", "published_dataset", "published_mIoU", "published_mIoU_ms_flip", "published_memory_gb"),
+    "published_weights",
     *("epochs", "steps", "s_per_iter", "images_per_s", "peak_memory_bytes"),
     *("latency_ms_median", "latency_ms_p10", "latency_ms_p90", "latency_samples"),
     *("profile_images_per_s", "profile_train_s_per_iter", "profile_peak_memory_bytes"),
@@ -69,6 +71,11 @@ COLUMNS = (
     Column("output_stride", "stride"),
     Column("encoder_depth", "depth"),
     Column("decoder_channels", "decoder width"),
+    Column("unmatched", "not matched"),
+    Column("loss_name", "loss"),
+    Column("published_mIoU", "published mIoU %", 100, 2),
+    Column("published_dataset", "published on"),
+    Column("published_memory_gb", "published GB", 1, 1),
     Column("mAcc", "mAcc %", 100, 2),
     Column("aAcc", "aAcc %", 100, 2),
     Column("mDice", "mDice %", 100, 2),
@@ -82,7 +89,7 @@ COLUMNS = (
     Column("epochs", "epochs"),
     Column("status", "status"),
 )
-SETTINGS = ("dataset", "seed", "kind", "input", "epochs")  # a column where they vary, one line where they do not
+SETTINGS = ("dataset", "seed", "kind", "input", "epochs", "loss_name")  # a column where they vary, one line where they do not
 TERMINAL = (
     *("rank", "backend", "arch", "encoder", "dataset", "seed", "kind", "mIoU", "params", "gmacs"),
     *("output_stride", "s_per_iter", "latency_ms_median", "status"),
@@ -268,7 +275,7 @@ def _flatten(record: Record) -> dict[str, Any]:
             elif key == "input_size" and isinstance(value, list) and len(value) == 2:
                 values |= {"input_height": value[0], "input_width": value[1]}
             elif isinstance(value, list):
-                values[prefix + key] = " ".join(map(str, value))
+                values[prefix + key] = "; ".join(map(str, value))
             elif not isinstance(value, dict):
                 values[prefix + key] = value
     values |= {"overrides": " ".join(map(str, record.overrides)), "started": record.started, "ended": record.ended}

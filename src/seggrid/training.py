@@ -82,6 +82,7 @@ def train(config: TrainConfig, folder: Path, record: results.Record) -> None:
                 "backend, arch, encoder, dataset.classes and optimizer"
             ) from error
         record.train = {
+            "loss_name": loss_name(config),
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             **clock.figures(config.batch_size * trainer.world_size),

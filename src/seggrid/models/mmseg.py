@@ -34,7 +34,7 @@ from mmseg.utils import register_all_modules  # noqa: E402
 
 IGNORED = 255  # what MMSegmentation's losses leave out
 LABELS = {"GenerateEdge"}  # transforms that make further labels, which some losses read
-log = logging.getLogger(__name__)
+log = logging.getLogger("seggrid")
 
 
 class MmsegSegmenter(Segmenter):
@@ -102,7 +102,12 @@ def build(config: ModelConfig) -> Segmenter:
     for module in config.arch.imports:
         _import(module)
     settings = config.settings
-    name = config.arch.config or settings["base"]
+    name = config.arch.config or settings.get("base")
+    if name is None:
+        raise UserError(
+            "arch.config is not set; say arch.config=<name of a configuration of MMSegmentation>, such as "
+            "pspnet_r50-d8_4xb2-40k_cityscapes-512x1024 (docs/models.md)"
+        )
     whole = Config.fromfile(mmseg_configs.config_file(name))
     model: dict[str, Any] = _plain(whole.model.to_dict())
     _set_classes(model, config)
@@ -119,9 +124,11 @@ def build(config: ModelConfig) -> Segmenter:
         warnings.simplefilter("ignore")
         if encoder_config.library != "native":
             stride, depth = _set_encoder(model, config)
-        _set_checkpoints(model, encoder_config, config)
+        has_weights = _set_checkpoints(model, encoder_config, config)
         network = MODELS.build(ConfigDict(model))  # some read it by attribute
         _init_weights(network)
+    if not has_weights and encoder_config.library == "native" and encoder_config.pretrained and config.weights is None:
+        log.info("%s starts at random: MMSegmentation publishes no weights for its encoder alone", config.arch.title)
     encoder = network.image_encoder if hasattr(network, "image_encoder") else network.backbone
     if encoder_config.library in ("mmseg", "native") and encoder_config.weights is not None:
         path = timm_encoder.require_file(encoder_config)
@@ -221,8 +228,14 @@ def _set_encoder(model: dict[str, Any], config: ModelConfig) -> tuple[int, int]:
         encoder = timm_encoder.TimmEncoder(encoder_config, wanted, levels)
         channels, strides = encoder.channels, encoder.strides
     else:
-        options = {**encoder_config.options, "out_indices": list(levels)}
+        options: dict[str, Any] = _plain({**encoder_config.options, "out_indices": list(levels)})
         by_stride = options.pop("by_output_stride", {})
+        has_weights = _set_checkpoints(options, encoder_config, config)
+        if encoder_config.pretrained and not has_weights and not (encoder_config.weights or config.weights):
+            raise UserError(
+                f"encoder={encoder_config.name} has no download of its own weights; "
+                "go on with encoder.pretrained=false, or with encoder.weights=<file>"
+            )
         encoder = MODELS.build({**options, **by_stride.get(wanted, {})})
         shapes = [item.shape for item in _features(encoder, (64, 64))]
         channels, strides = [shape[1] for shape in shapes], [64 // shape[-1] for shape in shapes]
@@ -261,19 +274,27 @@ def _set_channels(value: Any, channels: list[int]) -> None:
     _set_channels(value.get("kernel_generate_head"), channels)  # K-Net's head around a head
 
 
-def _set_checkpoints(value: Any, encoder: EncoderConfig, config: ModelConfig) -> None:
-    """Puts files, in place, where a configuration names published weights, or takes those names out."""
+def _set_checkpoints(value: Any, encoder: EncoderConfig, config: ModelConfig) -> int:
+    """Puts files, in place, where a configuration names published weights, or takes those names out.
+
+    Returns:
+        The number of names that there were.
+    """
     wanted = encoder.pretrained and encoder.weights is None and config.weights is None
+    found = 0
     for item in value.values() if isinstance(value, dict) else value:
         if isinstance(item, dict | list | tuple):
-            _set_checkpoints(item, encoder, config)
+            found += _set_checkpoints(item, encoder, config)
     if not isinstance(value, dict):
-        return
+        return found
     if isinstance(value.get("pretrained"), str):
         value["pretrained"] = _checkpoint(value["pretrained"], encoder) if wanted else None
+        found += 1
     init = value.get("init_cfg")
     if isinstance(init, dict) and "checkpoint" in init:
         value["init_cfg"] = {**init, "checkpoint": _checkpoint(init["checkpoint"], encoder)} if wanted else None
+        found += 1
+    return found
 
 
 def _checkpoint(address: str, encoder: EncoderConfig) -> str:
@@ -288,13 +309,18 @@ def _checkpoint(address: str, encoder: EncoderConfig) -> str:
             f"the pretrained encoder is {address}, a file that MMSegmentation has its users make themselves; "
             "go on with encoder.pretrained=false, or with encoder.weights=<file>"
         )
-    with timm_encoder.weights_errors(encoder):
+    try:
         path = weights.download(address) if "://" in address else Path(address)
         clean = path.with_name(f"{path.stem}.tensors.pth")
         if not clean.exists():
             temporary = clean.with_suffix(".part")
             torch.save(weights.read(path), temporary)
             temporary.replace(clean)
+    except UserError as error:
+        raise UserError(
+            f"the pretrained encoder cannot be had ({one_line(error).partition(';')[0]}); go on with "
+            "encoder.pretrained=false, or with encoder.weights=<file>"
+        ) from error
     return str(clean)
 
 
@@ -305,9 +331,11 @@ def _load(segmenter: Segmenter, config: ModelConfig) -> None:
         path = Path(source)
         weights.check_hash(path)
     else:
-        known = mmseg_configs.published(source)
+        if Path(source).suffix:
+            raise UserError(f"weights={source} is not a file; say a file, or the name of a published configuration")
+        known = mmseg_configs.published(source, "weights")
         if known is None or known.weights is None:
-            raise UserError(f"weights={source} is neither a file nor a configuration with published weights")
+            raise UserError(f"weights={source} is a configuration for which MMSegmentation publishes no weights")
         path = weights.download(known.weights)
     weights.load(segmenter.network, weights.read(path), source, config.num_classes)
 
@@ -433,6 +461,8 @@ def _import(module: str) -> None:
 
 def _quiet() -> None:
     """Registers MMSegmentation's modules, and keeps its log from the terminal."""
+    warnings.filterwarnings("ignore", module=r"mm(seg|det|cv|engine|pretrain)\b")  # of what its own code does
+    warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")
     if DefaultScope.get_current_instance() is None or not MODELS.get("EncoderDecoder"):
         register_all_modules(init_default_scope=True)
     MMLogger.get_current_instance().setLevel(logging.ERROR)

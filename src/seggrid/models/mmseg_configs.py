@@ -42,12 +42,13 @@ class Published:
         return asdict(self)
 
 
-def config_file(name: str) -> Path:
+def config_file(name: str, setting: str = "arch.config") -> Path:
     """Finds one of MMSegmentation's configurations.
 
     Args:
         name: the file's name without ``.py``, or the name that MMSegmentation's tables use where those misspell it;
             or the name of a base model (``pspnet_r50-d8``).
+        setting: what the user named it with, for the message.
 
     Raises:
         UserError: there is none of this name; the message names the nearest.
@@ -57,13 +58,13 @@ def config_file(name: str) -> Path:
     if found is None:
         near = difflib.get_close_matches(name, {*_files(), *_listed_files()}, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else "docs/models.md lists them"
-        raise UserError(f"arch.config={name} is no configuration of MMSegmentation; {hint}")
+        raise UserError(f"{setting}={name} is no configuration of MMSegmentation; {hint}")
     return found
 
 
-def published(name: str) -> Published | None:
+def published(name: str, setting: str = "arch.config") -> Published | None:
     """Returns what is published about the configuration ``name``, None where nothing is."""
-    return published_configs().get(config_file(name).stem)
+    return published_configs().get(config_file(name, setting).stem)
 
 
 @cache

@@ -42,9 +42,14 @@ def on_meta(module: nn.Module, size: tuple[int, int], batch_size: int) -> tuple[
         made = torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
         return twins.setdefault(id(tensor), made)
 
-    # With the second names of shared modules too: functional_call ties their weights by itself, but not their buffers.
-    parameters = {name: twin(weight) for name, weight in module.named_parameters(remove_duplicate=False)}
-    buffers = {name: twin(value) for name, value in module.named_buffers(remove_duplicate=False)}
+    # Each once by the module that has it: functional_call's own way to tie weights leaves a module that stands at two
+    # places with the meta tensors.
+    parameters: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
+    for place, child in module.named_modules():
+        prefix = f"{place}." if place else ""
+        parameters |= {prefix + name: twin(weight) for name, weight in child.named_parameters(recurse=False)}
+        buffers |= {prefix + name: twin(value) for name, value in child.named_buffers(recurse=False)}
     images = torch.empty(batch_size, 3, *size, device="meta")
     return functional_call(module, {**parameters, **buffers}, (images,), tie_weights=False), parameters
 
