@@ -17,14 +17,15 @@ import yaml
 from torch import Tensor
 
 from seggrid import models
-from seggrid.checks import ImpossibleCellError
+from seggrid.checks import ImpossibleCellError, check_cell
 from seggrid.errors import UserError
 from seggrid.models.reach import forward_on_meta
 from seggrid.profiling import count
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 ARCHS = {arch["name"]: arch["backends"] for arch in map(yaml.safe_load, (f.read_text() for f in CONF.glob("arch/*")))}
-ROWS = sorted((backend, arch) for arch, backends in ARCHS.items() for backend in backends)
+UNNAMED = ("official", "custom")  # these stand for what a configuration or a user's own code names
+ROWS = sorted((backend, arch) for arch, backends in ARCHS.items() for backend in backends if arch not in UNNAMED)
 OWN = sorted(str(file.relative_to(CONF / "encoder").with_suffix("")) for file in CONF.glob("encoder/*/*.yaml"))
 
 CNN, VIT = "test_resnet", "test_vit"  # timm's smallest
@@ -40,6 +41,13 @@ TINY_SWIN = (
     "+encoder.options.depths=[1,1,1,1]",
     "+encoder.options.num_heads=[1,1,2,2]",
 )
+# Networks of MMSegmentation's own that are small enough for the quick tests, and the others' smaller variants.
+QUICK_NATIVE = {"cgnet", "erfnet", "fastscnn", "pidnet", "stdc"}
+SMALLER = {"beit": "+arch.backends.mmseg.backbone.img_size=[128,160]"}
+SMALLER["mae"] = SMALLER["beit"]
+# MMSegmentation's archs of the quick tests: those that it shares with another library, and one of each kind of loss.
+QUICK_ARCHS = {"danet", "ocrnet", "pointrend", "mask2former", "segmenter"}
+QUICK_ARCHS |= {arch for arch, backends in ARCHS.items() if len(backends) > 1}
 QUICK_OWN = {"smp/mit_b0", "mmseg/mit_b0", "mmseg/resnet50_v1c", "torchvision/mobilenet_v3_large"}
 
 HEIGHT, WIDTH = SIZE = (65, 97)
@@ -48,15 +56,31 @@ CLASSES = 5
 
 def _is_refused(backend: str, arch: str, encoder: str) -> bool:
     """What the libraries cannot do: a stride of their own in a transformer, several strides from a plain ViT."""
+    takes = _takes(backend, arch)
+    if takes == "native":
+        return True
     if encoder in (VIT, BIG_VIT):
-        return arch != "dpt" if backend == "smp" else bool(ARCHS[arch][backend].get("needs_pyramid"))
+        return arch != "dpt" if backend == "smp" else takes == "pyramid"
+    if takes == "vit":
+        return True
     return backend == "smp" and encoder in (PYRAMID, SWIN) and arch in ("deeplabv3", "deeplabv3plus", "pan")
+
+
+def _takes(backend: str, arch: str) -> str:
+    return ARCHS[arch][backend].get("encoders", "any")
 
 
 def _cells() -> Iterator[Any]:
     for backend, arch in ROWS:
-        quick = [VIT if arch == "dpt" else CNN]
-        slow = [CNN if arch == "dpt" else VIT, BIG_CNN, PYRAMID, SWIN, BIG_VIT]
+        first = VIT if arch == "dpt" or _takes(backend, arch) == "vit" else CNN
+        quick = [first] if backend != "mmseg" or arch in QUICK_ARCHS else []
+        slow = [encoder for encoder in (CNN, VIT, BIG_CNN, PYRAMID, SWIN, BIG_VIT) if encoder not in quick]
+        if _takes(backend, arch) == "native":
+            yield pytest.param(
+                (backend, arch, "native"),
+                id=f"{backend}-{arch}-native",
+                marks=[] if arch in QUICK_NATIVE else [pytest.mark.slow],
+            )
         own = ["smp/resnet18", "smp/mit_b0"] if backend == "smp" else [name for name in OWN if name.startswith(backend)]
         if arch in ("unet", "segformer", "lraspp"):
             quick += [name for name in own if name in QUICK_OWN]
@@ -75,11 +99,21 @@ def cell(request: pytest.FixtureRequest) -> tuple[str, str, str]:
 
 @pytest.fixture(scope="module")
 def segmenter(cell: tuple[str, str, str], build_model: Any) -> models.Segmenter:
-    return build_model(*cell)
+    return build_model(*cell, *_smaller(cell))
+
+
+def _smaller(cell: tuple[str, str, str]) -> list[str]:
+    return [SMALLER[cell[1]]] if cell[2] == "native" and cell[1] in SMALLER else []
 
 
 def _images(count: int = 1, size: tuple[int, int] = SIZE) -> Tensor:
     return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+def _masks(count: int) -> Tensor:
+    masks = torch.randint(CLASSES, (count, *SIZE), generator=torch.Generator().manual_seed(1))
+    masks[:, :4] = 255
+    return masks
 
 
 def test_evaluation_gives_logits_at_the_images_size_and_nothing_else(segmenter: models.Segmenter) -> None:
@@ -103,17 +137,26 @@ def test_training_gives_what_the_library_has_as_auxiliary_heads(
     cell: tuple[str, str, str], segmenter: models.Segmenter
 ) -> None:
     backend, arch, _ = cell
-    heads = {"smp": False, "torchvision": arch != "lraspp", "mmseg": "auxiliary_head" in ARCHS[arch][backend]}
+    number = {"smp": 0, "torchvision": int(arch != "lraspp"), "mmseg": _auxiliary_heads(segmenter)}[backend]
     output, _ = forward_on_meta(segmenter.train(), SIZE)
-    assert [item.shape for item in output.aux] == [output.logits.shape] * heads[backend]
-    assert bool(list(segmenter.aux_parameters())) == heads[backend]
+    assert [item.shape for item in output.aux] == [output.logits.shape] * number * segmenter.trains_from_logits
+    assert bool(list(segmenter.aux_parameters())) == bool(number)
+    assert segmenter.trains_from_logits == (ARCHS[arch][backend].get("loss") != "native")
+
+
+def _auxiliary_heads(segmenter: models.Segmenter) -> int:
+    heads = segmenter.network._modules.get("auxiliary_head", ())
+    return len(heads) if isinstance(heads, torch.nn.ModuleList | tuple) else 1
 
 
 def test_every_trained_parameter_gets_a_gradient_and_no_other(segmenter: models.Segmenter) -> None:
     segmenter.train().zero_grad()
-    output = segmenter(_images(2))
-    # Squares: the gradient of a plain sum through a batch norm is zero.
-    torch.stack([item.square().mean() for item in (output.logits, *output.aux)]).sum().backward()
+    if segmenter.trains_from_logits:
+        output = segmenter(_images(2))
+        # Squares: the gradient of a plain sum through a batch norm is zero.
+        torch.stack([item.square().mean() for item in (output.logits, *output.aux)]).sum().backward()
+    else:
+        torch.stack(list(segmenter.native_loss(_images(2), _masks(2), 255).values())).sum().backward()
     gradients = {name: weight.grad for name, weight in segmenter.named_parameters()}
     trained = {name for name, weight in segmenter.named_parameters() if weight.requires_grad}
     assert {name for name, gradient in gradients.items() if gradient is not None} == trained
@@ -134,7 +177,7 @@ def test_state_dict_holds_the_whole_model(
     cell: tuple[str, str, str], segmenter: models.Segmenter, build_model: Any, tmp_path: Path
 ) -> None:
     torch.save(segmenter.network.state_dict(), tmp_path / "network.pt")
-    other = build_model(*cell, seed=1).eval()
+    other = build_model(*cell, *_smaller(cell), seed=1).eval()
     with torch.no_grad():
         assert not torch.equal(other(_images()).logits, segmenter.eval()(_images()).logits)
         other.network.load_state_dict(torch.load(tmp_path / "network.pt", weights_only=True), strict=True)
@@ -145,20 +188,25 @@ def test_facts_are_positive_and_counts_add_up(segmenter: models.Segmenter) -> No
     facts = segmenter.facts
     assert facts.output_stride > 0 and math.log2(facts.output_stride).is_integer()
     assert facts.encoder_depth > 0
-    assert facts.decoder_channels > 0
+    assert facts.decoder_channels is None or facts.decoder_channels > 0
     section = count(segmenter, (64, 64))
     assert 0 < section["params_encoder"] < section["params"] - section["params_aux"]
     assert section["gmacs"] > 0
-    assert (section["gmacs_aux"] > 0) == (section["params_aux"] > 0)
+    if segmenter.trains_from_logits:
+        assert (section["gmacs_aux"] > 0) == (section["params_aux"] > 0)
+    else:
+        assert section["gmacs_aux"] is None
 
 
 @pytest.mark.parametrize(
     ("backend", "arch", "encoder"),
-    [(*row, encoder) for row in ROWS for encoder in (VIT, PYRAMID) if _is_refused(*row, encoder)],
+    [(*row, encoder) for row in ROWS for encoder in (CNN, VIT, PYRAMID) if _is_refused(*row, encoder)],
 )
-def test_refusal_is_one_line_that_names_the_encoder(backend: str, arch: str, encoder: str, build_model: Any) -> None:
+def test_refusal_is_one_line_that_names_the_encoder(backend: str, arch: str, encoder: str, model_config: Any) -> None:
+    config = model_config(backend, arch, encoder)
     with pytest.raises(ImpossibleCellError, match=f"encoder={encoder}") as refusal:
-        build_model(backend, arch, encoder)
+        check_cell(config.backend, config.arch, config.encoder)
+        models.build(config)
     assert f"arch={arch}" in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -180,7 +228,6 @@ def test_feature_maps_with_channels_last(backend: str, arch: str, build_model: A
 def test_facts_report_the_stride_that_was_had(
     backend: str, encoder: tuple[str, ...], stride: int, build_model: Any
 ) -> None:
-    assert ARCHS["fcn"][backend]["output_stride"] == 8
     segmenter = build_model(backend, "fcn", *encoder)
     assert segmenter.facts.output_stride == stride
     with torch.no_grad():

@@ -3,6 +3,7 @@
 import io
 import logging
 import math
+import os
 import warnings
 from contextlib import redirect_stdout
 from importlib import import_module
@@ -217,10 +218,10 @@ def _values(value: Any, key: str) -> Any:
 def _set_encoder(model: dict[str, Any], config: ModelConfig) -> tuple[int, int]:
     """Puts another encoder, in place, where the configuration has its own; returns output stride and depth."""
     own, encoder_config, settings = model["backbone"], config.encoder, config.settings
-    levels = settings.get("levels") or own.get("out_indices", ())
+    levels = own.get("out_indices", ())
     if not levels or max(levels) > timm_encoder.LEVELS - 1:  # those of a transformer count its blocks
         levels = range(timm_encoder.LEVELS)
-    wanted = config.output_stride or settings.get("output_stride")
+    wanted = config.output_stride
     if wanted is None and "strides" in own:  # of a ResNet's stages, after its stem
         wanted = 4 * math.prod(own["strides"])
     encoder: Any
@@ -313,7 +314,7 @@ def _checkpoint(address: str, encoder: EncoderConfig) -> str:
         path = weights.download(address) if "://" in address else Path(address)
         clean = path.with_name(f"{path.stem}.tensors.pth")
         if not clean.exists():
-            temporary = clean.with_suffix(".part")
+            temporary = clean.with_suffix(f".{os.getpid()}.part")  # another run may be making it too
             torch.save(weights.read(path), temporary)
             temporary.replace(clean)
     except UserError as error:
