@@ -54,12 +54,12 @@ class TimmEncoder(nn.Module):
         super().__init__()
         options = accepted_options(config, output_stride)
         with torch.device("meta"):
-            levels = len(
+            served = len(
                 timm.create_model(
                     config.model, features_only=True, **config.options, **options
                 ).feature_info.reduction()
             )
-        if levels < LEVELS:  # a plain ViT, whose blocks all have one stride, serves three unless asked
+        if served < LEVELS:  # a plain ViT, whose blocks all have one stride, serves three unless asked
             options["out_indices"] = tuple(range(-LEVELS, 0))
         self.timm_model = create(config, features_only=True, **options)
         info = self.timm_model.feature_info
