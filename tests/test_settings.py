@@ -112,7 +112,12 @@ def test_smps_pspnet_can_have_the_depth_and_the_stride_of_the_others(build_model
 
 @pytest.mark.parametrize(
     ("backend", "arch", "encoder", "depth"),
-    [("smp", "unet", "smp/resnet18", 6), ("smp", "fpn", CNN, 2), ("smp", "dpt", VIT, 3), ("torchvision", "fcn", CNN, 4)],
+    [
+        ("smp", "unet", "smp/resnet18", 6),
+        ("smp", "fpn", CNN, 2),
+        ("smp", "dpt", VIT, 3),
+        ("torchvision", "fcn", CNN, 4),
+    ],
 )
 def test_a_depth_that_cannot_be_had_is_refused(
     backend: str, arch: str, encoder: str, depth: int, build_model: Any
@@ -173,7 +178,9 @@ def test_equal_is_had_or_what_is_not_is_said(backend: str, arch: str, model_conf
     facts = segmenter.facts
     assert (_network_stride(segmenter), _network_width(segmenter)) == (facts.output_stride, facts.decoder_channels)
     wanted = ROWS[backend, arch]["equal"]
-    differing = [f"{key} {getattr(facts, key)}, not {value}" for key, value in wanted.items() if getattr(facts, key) != value]
+    differing = [
+        f"{key} {getattr(facts, key)}, not {value}" for key, value in wanted.items() if getattr(facts, key) != value
+    ]
     assert list(facts.unmatched) == differing
     assert bool(differing) == ((backend, arch) == ("torchvision", "fcn"))  # its head is a quarter of its encoder
 

@@ -110,7 +110,7 @@ def _constructed(make: Any, config: ModelConfig) -> nn.Module:
     target, arguments = config.arch.target, {"num_classes": config.num_classes, **config.arch.options}
     said = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
     if not callable(make):
-        raise UserError(f"arch.target={target} is a {type(make).__name__}; it takes a class or a function")
+        raise UserError(f"arch.target={target} is of type {type(make).__name__}; it takes a class or a function")
     try:
         inspect.signature(make).bind(**arguments)
     except TypeError as error:
@@ -127,7 +127,7 @@ def _constructed(make: Any, config: ModelConfig) -> nn.Module:
             f"arch.target={target} fails when called with {said} ({_told(error)}); HYDRA_FULL_ERROR=1 shows where"
         ) from error
     if not isinstance(network, nn.Module):
-        raise UserError(f"arch.target={target} gives a {type(network).__name__}, not a torch.nn.Module")
+        raise UserError(f"arch.target={target} gives an object of type {type(network).__name__}, not a torch.nn.Module")
     return network
 
 
