@@ -29,11 +29,12 @@ def forward_on_meta(
     """
     if segmenter.runs_on_meta:
         return on_meta(segmenter, size, batch_size)
-    parameters = dict(segmenter.named_parameters())
+    parameters: dict[str, Tensor] = dict(segmenter.named_parameters())
     buffers = {name: value.clone() for name, value in segmenter.named_buffers()}
     images = torch.zeros(batch_size, 3, *size, device=next(iter(parameters.values())).device)
     with torch.no_grad():
-        return functional_call(segmenter, buffers, (images,)), parameters
+        output: SegOutput = functional_call(segmenter, buffers, (images,))
+    return output, parameters
 
 
 def on_meta(module: nn.Module, size: tuple[int, int], batch_size: int) -> tuple[Any, dict[str, Tensor]]:
