@@ -29,9 +29,12 @@ def forward_on_meta(
     """
     if segmenter.runs_on_meta:
         return on_meta(segmenter, size, batch_size)
+    parameters: dict[str, Tensor] = dict(segmenter.named_parameters())
+    buffers = {name: value.clone() for name, value in segmenter.named_buffers()}
+    images = torch.zeros(batch_size, 3, *size, device=next(iter(parameters.values())).device)
     with torch.no_grad():
-        device = next(segmenter.parameters()).device
-        return segmenter(torch.zeros(batch_size, 3, *size, device=device)), dict(segmenter.named_parameters())
+        output: SegOutput = functional_call(segmenter, buffers, (images,))
+    return output, parameters
 
 
 def on_meta(module: nn.Module, size: tuple[int, int], batch_size: int) -> tuple[Any, dict[str, Tensor]]:
@@ -100,8 +103,10 @@ def drop_unreached(segmenter: Segmenter) -> None:
 
     A library may build stages that its decoder never reads (SMP's PSPNet on SMP's own ResNet-18: 10.5M of 11.4M
     parameters at 21 classes). Distributed training fails on them, and a count that includes them lies. They keep
-    their place in the state dict.
+    their place in the state dict. Where the network cannot run on the meta device nothing is known, and nothing done.
     """
+    if not segmenter.runs_on_meta:
+        return
     output, parameters = forward_on_meta(segmenter, segmenter.native_size)
     reached = _leaves([output.logits, *output.aux])
     for name, weight in segmenter.named_parameters():

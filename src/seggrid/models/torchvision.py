@@ -1,6 +1,10 @@
-"""torchvision: FCN, DeepLabV3 and LR-ASPP, on its own backbones and on timm's encoders."""
+"""torchvision: FCN, DeepLabV3 and LR-ASPP, on its own backbones and on timm's encoders, and its published models."""
 
+import inspect
+import logging
+import sys
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +16,16 @@ from torchvision.models.segmentation import FCN, LRASPP, DeepLabV3
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
 
+from seggrid.checks import ImpossibleCellError
 from seggrid.config import EncoderConfig, ModelConfig
-from seggrid.models import timm_encoder
-from seggrid.models.segmenter import Facts, Segmenter
+from seggrid.errors import UserError, one_line
+from seggrid.models import measured, timm_encoder, weights
+from seggrid.models.segmenter import IMAGENET, Facts, Segmenter
 
 LOW, AUX, OUT = 1, 2, 3  # which of the four feature maps the heads read
+SETTINGS = ("output_stride", "names", "encoders", "loss")
+METHODS = {"fcn": FCN, "deeplabv3": DeepLabV3, "lraspp": LRASPP}
+log = logging.getLogger("seggrid")
 
 
 class TorchvisionSegmenter(Segmenter):
@@ -62,45 +71,88 @@ class OwnBackbone(nn.Module):
 def build(config: ModelConfig) -> Segmenter:
     """Builds torchvision's model of the cell.
 
-    Where torchvision publishes the pair (``fcn_resnet50``, ...) its own builder is called; elsewhere its heads are put
-    on the encoder's feature maps.
+    Where torchvision publishes the pair (``fcn_resnet50``, ...) its own builder is called; elsewhere, and at another
+    output stride or width than the published, its heads are put on the encoder's feature maps.
 
     Raises:
-        UserError: the encoder's weights cannot be had.
+        UserError: weights cannot be had.
         ImpossibleCellError: timm does not serve the feature maps of the encoder.
     """
-    options = config.arch.backends["torchvision"]
     arch, encoder = config.arch.name, config.encoder
-    native = (224, 224)
+    if arch == "official":
+        raise UserError(
+            "arch=official on backend=torchvision does not say which model: weights has one name for all of them; name "
+            f"arch and encoder ({', '.join(_pairs())})"
+        )
+    settings = config.settings
+    if unknown := sorted(set(settings) - set(SETTINGS)):
+        raise UserError(f"arch.backends.torchvision has no {', '.join(unknown)}; it takes {', '.join(SETTINGS)}")
+    head_options = _head_options(config)
+    native: tuple[int, int] = (224, 224)
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
     if encoder.library == "timm":
-        pyramid = timm_encoder.TimmEncoder(encoder, options["output_stride"])
-        network = _assemble(arch, NamedPyramid(pyramid), pyramid.channels, config.num_classes)
-        depth, stride, native = len(pyramid.strides), pyramid.strides[-1], pyramid.native_size
+        source = encoder if config.weights is None else _without_weights(encoder)
+        pyramid = timm_encoder.TimmEncoder(source, config.output_stride or settings["output_stride"])
+        timm_encoder.check_strides(config, pyramid.strides)
+        network = _assemble(arch, NamedPyramid(pyramid), pyramid.channels, config.num_classes, head_options)
+        depth = len(pyramid.strides) + (len(set(pyramid.strides)) > 1)
+        native, normalization = pyramid.native_size, pyramid.normalization
     else:
-        published = f"{arch}_{encoder.model}"
-        if published in models.list_models(module=models.segmentation):
-            extra = {} if arch == "lraspp" else {"aux_loss": True}
-            network = models.get_model(
-                published, weights=None, weights_backbone=None, num_classes=config.num_classes, **extra
-            )
-            own = network.backbone
-        else:
-            own = OwnBackbone(encoder.model, encoder.options["nodes"], **encoder.options["dilated"])
-            own.train()
-            network = _assemble(arch, NamedPyramid(own), _channels(own), config.num_classes)
-        _load(encoder, own)
-        depth, stride = len(encoder.options["nodes"]), int(encoder.options["output_stride"])
+        network, own = _on_own_backbone(config, head_options)
+        if config.weights is None:
+            _load_backbone(encoder, own)
+        depth = len(encoder.options["nodes"]) + 1
+    strides = measured.strides(network.backbone, native)
+    if not strides:
+        raise ImpossibleCellError(f"encoder={encoder.name} does not run in torchvision at {native[0]}x{native[1]}")
     classifier = network.classifier
     last = classifier.high_classifier if isinstance(network, LRASPP) else list(classifier.children())[-1]
     aux = getattr(network, "aux_classifier", None)
-    return TorchvisionSegmenter(network, network.backbone, aux, Facts(stride, depth, last.in_channels), native)
+    facts = Facts(strides[-1], depth, last.in_channels)
+    segmenter = TorchvisionSegmenter(network, network.backbone, aux, facts, native, normalization)
+    if config.weights is not None:
+        _load(segmenter, config)
+    return segmenter
 
 
-def _assemble(arch: str, backbone: nn.Module, channels: list[int], num_classes: int) -> Any:
+def _without_weights(encoder: EncoderConfig) -> EncoderConfig:
+    return EncoderConfig(encoder.name, False, None, encoder.depth, encoder.frozen, encoder.options)
+
+
+def _head_options(config: ModelConfig) -> dict[str, Any]:
+    """Returns the arguments of the head that were asked for and are not its own anyway."""
+    names, wanted = config.settings.get("names", {}), config.decoder_channels
+    if "decoder_channels" not in names or wanted is None:
+        return {}
+    argument = names["decoder_channels"]
+    default = inspect.signature(METHODS[config.arch.name].__init__).parameters[argument].default
+    return {} if wanted == default else {argument: wanted}
+
+
+def _on_own_backbone(config: ModelConfig, head_options: dict[str, Any]) -> tuple[Any, nn.Module]:
+    """Returns the network and its backbone, both without weights."""
+    arch, encoder = config.arch.name, config.encoder
+    published = f"{arch}_{encoder.model}"
+    by_stride, default = encoder.options["by_output_stride"], encoder.options["output_stride"]
+    stride = config.output_stride if config.output_stride in by_stride else default
+    if stride == default and not head_options and published in _published():
+        extra = {} if arch == "lraspp" else {"aux_loss": True}
+        network = models.get_model(
+            published, weights=None, weights_backbone=None, num_classes=config.num_classes, **extra
+        )
+        return network, network.backbone
+    own = OwnBackbone(encoder.model, encoder.options["nodes"], **by_stride[stride])
+    own.train()
+    return _assemble(arch, NamedPyramid(own), _channels(own), config.num_classes, head_options), own
+
+
+def _assemble(
+    arch: str, backbone: nn.Module, channels: list[int], num_classes: int, head_options: dict[str, Any]
+) -> Any:
     if arch == "lraspp":
-        return LRASPP(backbone, channels[LOW], channels[OUT], num_classes)
-    model, head = {"fcn": (FCN, FCNHead), "deeplabv3": (DeepLabV3, DeepLabHead)}[arch]
-    return model(backbone, head(channels[OUT], num_classes), FCNHead(channels[AUX], num_classes))
+        return LRASPP(backbone, channels[LOW], channels[OUT], num_classes, **head_options)
+    head = {"fcn": FCNHead, "deeplabv3": DeepLabHead}[arch]
+    return METHODS[arch](backbone, head(channels[OUT], num_classes), FCNHead(channels[AUX], num_classes))
 
 
 def _channels(backbone: nn.Module) -> list[int]:
@@ -111,7 +163,7 @@ def _channels(backbone: nn.Module) -> list[int]:
     return [item.shape[1] for item in features]
 
 
-def _load(encoder: EncoderConfig, backbone: nn.Module) -> None:
+def _load_backbone(encoder: EncoderConfig, backbone: nn.Module) -> None:
     """Loads ImageNet weights into a backbone: a classification model without its classifier."""
     if encoder.weights is None and not encoder.pretrained:
         return
@@ -126,3 +178,82 @@ def _load(encoder: EncoderConfig, backbone: nn.Module) -> None:
         if not isinstance(backbone, OwnBackbone):  # the builders drop MobileNetV3's "features."
             kept = {key.removeprefix("features."): value for key, value in kept.items()}
         target.load_state_dict(kept)
+
+
+# --- the whole model's weights
+
+
+def _published() -> list[str]:
+    return list(models.list_models(module=models.segmentation))
+
+
+def _pairs() -> list[str]:
+    """Returns what torchvision publishes, as ``arch=... encoder=...``."""
+    named = (name.partition("_") for name in _published())
+    return [f"arch={arch} encoder=torchvision/{encoder}" for arch, _, encoder in named]
+
+
+def _load(segmenter: TorchvisionSegmenter, config: ModelConfig) -> None:
+    """Loads ``weights``: a file, or the name of weights that torchvision publishes for the pair.
+
+    Raises:
+        UserError: there are none of this name, they cannot be had, or they are for another model.
+    """
+    source = str(config.weights)
+    if Path(source).is_file():
+        path = Path(source)
+        weights.check_hash(path)
+        state = weights.read(path)
+    else:
+        state = _download(segmenter, config)
+    kept = weights.load(segmenter.network, state, source, config.num_classes)
+    if kept:
+        there = state[kept[0]].shape[0]
+        which = "classifiers start" if len({key.split(".")[0] for key in kept}) > 1 else "classifier starts"
+        log.info("weights=%s: the %s anew: %d classes there, %d here", source, which, there, config.num_classes)
+
+
+def _download(segmenter: TorchvisionSegmenter, config: ModelConfig) -> dict[str, Tensor]:
+    """Gets published weights, and tells the segmenter what is published about them."""
+    source, model = str(config.weights), f"{config.arch.name}_{config.encoder.model}"
+    if config.encoder.library != "torchvision" or model not in _published():
+        raise UserError(
+            f"weights={source} is no file, and torchvision publishes none for arch={config.arch.name} "
+            f"encoder={config.encoder.name}; it does for {', '.join(_pairs())}"
+        )
+    enum: Any = models.get_model_weights(model)
+    if source not in enum.__members__:
+        raise UserError(
+            f"weights={source} is no file and none of torchvision's for {model}; it has "
+            f"{', '.join(name for name in enum.__members__ if name != 'DEFAULT')}"
+        )
+    if isinstance(getattr(segmenter.network.backbone, "encoder", None), OwnBackbone):
+        raise UserError(
+            f"weights={source} is published for {model} as torchvision builds it; leave arch.output_stride and "
+            "arch.decoder_channels out"
+        )
+    chosen = enum[source]
+    try:
+        state: dict[str, Tensor] = chosen.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
+    except Exception as error:  # of the network, the disk and the server
+        raise UserError(
+            f"weights={source} of {model} cannot be had ({type(error).__name__}: {one_line(error)[:160]}); download "
+            f"{chosen.url} elsewhere and say weights=<file>"
+        ) from error
+    transforms = chosen.transforms()
+    segmenter.normalization = (tuple(transforms.mean), tuple(transforms.std))
+    dataset, metrics = next(iter(chosen.meta["_metrics"].items()))
+    segmenter.published = {  # the keys of mmseg_configs.Published
+        "config": f"{model}.{chosen.name}",
+        "method": METHODS[config.arch.name].__name__,
+        "dataset": dataset,
+        "mIoU": round(metrics["miou"] / 100, 6),
+        "mIoU_ms_flip": None,
+        "memory_gb": None,
+        "weights": chosen.url,
+    }
+    log.info(
+        "weights=%s: the published mIoU of %s on %s was measured on images resized to %s pixels (the smaller side)",
+        *(source, metrics["miou"], dataset, transforms.resize_size[0]),
+    )
+    return state
