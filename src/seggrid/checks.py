@@ -108,6 +108,10 @@ def check_train(config: TrainConfig) -> None:
         )
     if loss.class_weights is not None and (min(loss.class_weights) < 0 or max(loss.class_weights) <= 0):
         raise UserError(f"loss.class_weights is {loss.class_weights}; weights are at least 0, and not all 0")
+    if config.weights is not None and config.encoder.weights is not None:
+        raise UserError(
+            "weights and encoder.weights are both set; weights holds the whole model: leave one of them out"
+        )
     check_cell(config.backend, config.arch, config.encoder)
 
 
@@ -120,6 +124,10 @@ def check_profile(config: ProfileConfig) -> None:
     _check_size("input.size", config.input.size)
     _one_of("accelerator", config.accelerator, ACCELERATORS)
     _one_of("match", config.match, MATCHES)
+    if config.weights is not None and config.encoder.weights is not None:
+        raise UserError(
+            "weights and encoder.weights are both set; weights holds the whole model: leave one of them out"
+        )
     check_cell(config.backend, config.arch, config.encoder)
 
 
@@ -154,13 +162,13 @@ def check_cell(backend: BackendConfig, arch: ArchConfig, encoder: EncoderConfig)
     if encoder.library == "native":
         if "base" not in settings and settings.get("encoders") != "native":
             raise ImpossibleCellError(
-                f"backend={backend.name} has no encoder of its own for arch={arch.name}: encoder=native is for methods that "
-                "are a network of their own; choose a timm name (docs/models.md)"
+                f"backend={backend.name} has no encoder of its own for arch={arch.name}: encoder=native is for methods "
+                "that are a network of their own; choose a timm name (docs/models.md)"
             )
     elif settings.get("encoders") == "native":
         raise ImpossibleCellError(
-            f"backend={backend.name} arch={arch.name} is a network of its own and cannot take encoder={encoder.name}; say "
-            "encoder=native, or leave encoder out (docs/models.md)"
+            f"backend={backend.name} arch={arch.name} is a network of its own and cannot take encoder={encoder.name}; "
+            "say encoder=native, or leave encoder out (docs/models.md)"
         )
     elif encoder.library not in ("timm", backend.name):
         raise ImpossibleCellError(

@@ -382,6 +382,7 @@ class ModelConfig:
         classes: their names, which open-vocabulary methods read; None where there is no data set.
         weights: as in :class:`TrainConfig`.
         match: as in :class:`TrainConfig`.
+        with_weights: load ``weights``; False builds the same network for a checkpoint to fill.
     """
 
     backend: BackendConfig
@@ -391,6 +392,7 @@ class ModelConfig:
     classes: list[str] | None = None
     weights: str | None = None
     match: str = "library"
+    with_weights: bool = True
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -108,8 +108,8 @@ def print_scores(record: Record, split: str, folder: Path, by_class: bool = True
     published = record.published or {}
     if published.get("mIoU") is not None:
         console.print(
-            f"published for {published['config']}: mIoU {100 * published['mIoU']:.2f} % on {published['dataset']}, with "
-            "its own data, schedule and weights",
+            f"published for {published['config']}: mIoU {100 * published['mIoU']:.2f} % on {published['dataset']}, "
+            "trained with a schedule of its own",
             soft_wrap=True,
         )
     if by_class:

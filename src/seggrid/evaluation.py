@@ -76,10 +76,14 @@ def evaluate(config: EvaluateConfig, folder: Path, record: results.Record) -> No
         train=False,
     )
     trained.encoder.pretrained, trained.encoder.weights = False, None  # the checkpoint holds them
-    if trained.arch.name != "official" or trained.arch.config is not None:
-        trained.weights = None
     num_classes = len(trained.dataset.classes)
-    model = models.build(model_config(trained))
+    model = models.build(dataclasses.replace(model_config(trained), with_weights=False))
+    was = results.read(run)
+    if (
+        was is not None and was.model is not None and "mean" in was.model
+    ):  # of other weights than the model's own, if they were loaded
+        model.normalization = (tuple(was.model["mean"]), tuple(was.model["std"]))
+        model.published = was.published
     data.normalize_for(*model.normalization)
     name = loss_name(trained)
     loss = None
@@ -89,7 +93,7 @@ def evaluate(config: EvaluateConfig, folder: Path, record: results.Record) -> No
     load_weights(module, checkpoint)
     device = profiling.pick_device(config.accelerator)
     record.environment = results.environment(record.backend, profiling.device_name(device))
-    describe(record, model, input_size(data))
+    profiling.describe(record, model, input_size(data))
     trainer = pl.Trainer(
         accelerator=config.accelerator,
         devices=1,
@@ -101,18 +105,6 @@ def evaluate(config: EvaluateConfig, folder: Path, record: results.Record) -> No
     )
     measure(module, data, trained.dataset, trainer, folder, config.pictures, record)
     print_scores(record, config.split, folder)
-
-
-def describe(record: results.Record, model: models.Segmenter, size: tuple[int, int]) -> None:
-    """Fills in a record what the model is: its counts, and what its library publishes about it.
-
-    Args:
-        record: gets ``model`` and ``published``.
-        model: the model.
-        size: (height, width) of its images.
-    """
-    record.model = profiling.count(model, size)
-    record.published = model.published
 
 
 def measure(

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from seggrid.config import LossConfig
 from seggrid.models.segmenter import SegOutput
 
-
 AUX_WEIGHT = 0.4  # PSPNet's (Zhao et al. 2017, arXiv:1612.01105), and MMSegmentation's
 
 

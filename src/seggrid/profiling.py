@@ -46,7 +46,22 @@ def count(model: Segmenter, size: tuple[int, int]) -> dict[str, Any]:
         "encoder_depth": model.facts.encoder_depth,
         "decoder_channels": model.facts.decoder_channels,
         "unmatched": list(model.facts.unmatched),
+        "mean": list(model.normalization[0]),
+        "std": list(model.normalization[1]),
     }
+
+
+def describe(record: results.Record, model: Segmenter, size: tuple[int, int]) -> None:
+    """Fills in a record what the model is: its counts, and what its library publishes about it.
+
+    Args:
+        record: gets ``model`` and ``published``, and the arch and encoder that a saved model says it has.
+        model: the model.
+        size: (height, width) of its images.
+    """
+    record.model = count(model, size)
+    record.published = model.published
+    record.arch, record.encoder = model.arch or record.arch, model.encoder_name or record.encoder
 
 
 def profile(config: ProfileConfig, folder: Path, record: results.Record) -> None:
@@ -60,8 +75,7 @@ def profile(config: ProfileConfig, folder: Path, record: results.Record) -> None
     torch.manual_seed(config.seed)
     model = models.build(model_config(config))
     height, width = config.input.size
-    record.model = count(model, (height, width))
-    record.published = model.published
+    describe(record, model, (height, width))
     device = pick_device(config.accelerator)
     record.environment = results.environment(config.backend.name, device_name(device))
     if not config.counts_only:

@@ -24,7 +24,14 @@ log = logging.getLogger(__name__)
 
 STATUS_ORDER = ("completed", "failed", "interrupted", "skipped")
 # Where two sections share a key, the prefix tells them apart: `images_per_s` in training, `profile_images_per_s`.
-SECTIONS = {"metrics": "", "model": "", "train": "", "profile": "profile_", "published": "published_", "environment": ""}
+SECTIONS = {
+    "metrics": "",
+    "model": "",
+    "train": "",
+    "profile": "profile_",
+    "published": "published_",
+    "environment": "",
+}
 CSV_COLUMNS = (
     *("backend", "arch", "encoder", "dataset", "seed", "kind", "status", "error"),
     *("mIoU", "mAcc", "aAcc", "mDice", "loss"),
@@ -89,7 +96,14 @@ COLUMNS = (
     Column("epochs", "epochs"),
     Column("status", "status"),
 )
-SETTINGS = ("dataset", "seed", "kind", "input", "epochs", "loss_name")  # a column where they vary, one line where they do not
+SETTINGS = (
+    "dataset",
+    "seed",
+    "kind",
+    "input",
+    "epochs",
+    "loss_name",
+)  # a column where they vary, one line where they do not
 TERMINAL = (
     *("rank", "backend", "arch", "encoder", "dataset", "seed", "kind", "mIoU", "params", "gmacs"),
     *("output_stride", "s_per_iter", "latency_ms_median", "status"),

@@ -19,7 +19,7 @@ from seggrid.config import TrainConfig, model_config
 from seggrid.console import print_scores, print_start, progress, quiet
 from seggrid.data.datamodule import SegmentationData
 from seggrid.errors import UserError
-from seggrid.evaluation import CHECKPOINTS, checkpoint_path, describe, input_size, load_weights, measure
+from seggrid.evaluation import CHECKPOINTS, checkpoint_path, input_size, load_weights, measure
 from seggrid.losses import SegmentationLoss, build_loss
 from seggrid.module import SegmentationModule
 
@@ -44,7 +44,7 @@ def train(config: TrainConfig, folder: Path, record: results.Record) -> None:
     num_classes = len(config.dataset.classes)
     model = models.build(model_config(config))
     data.normalize_for(*model.normalization)
-    describe(record, model, input_size(data))
+    profiling.describe(record, model, input_size(data))
     loss = _loss(config, model)
     module = SegmentationModule(
         model,
@@ -152,8 +152,8 @@ def _loss(config: TrainConfig, model: models.Segmenter) -> SegmentationLoss | No
         return None
     if not model.trains_from_logits:
         raise ImpossibleCellError(
-            f"{cell} cannot be trained with loss={name}: its logits alone do not train all of it; leave loss out, or say "
-            "loss=native (docs/models.md)"
+            f"{cell} cannot be trained with loss={name}: its logits alone do not train all of it; leave loss out, or "
+            "say loss=native (docs/models.md)"
         )
     return build_loss(dataclasses.replace(config.loss, name=name), config.dataset.ignore_index)
 

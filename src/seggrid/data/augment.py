@@ -85,4 +85,6 @@ class EvalTransform:
 
 
 def _normalisation(config: AugmentConfig) -> Any:
-    return v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(config.mean or IMAGENET_MEAN, config.std or IMAGENET_STD)])
+    return v2.Compose(
+        [v2.ToDtype(torch.float32, scale=True), v2.Normalize(config.mean or IMAGENET_MEAN, config.std or IMAGENET_STD)]
+    )

@@ -41,7 +41,11 @@ def _settled(config: ModelConfig, facts: Facts) -> Facts:
     """Compares what was asked for with what was built: an explicit wish is a must, ``match=equal`` is a wish."""
     chosen = {
         "output_stride": (config.output_stride, config.arch.output_stride is not None, "arch.output_stride"),
-        "decoder_channels": (config.decoder_channels, config.arch.decoder_channels is not None, "arch.decoder_channels"),
+        "decoder_channels": (
+            config.decoder_channels,
+            config.arch.decoder_channels is not None,
+            "arch.decoder_channels",
+        ),
         "encoder_depth": (config.encoder.depth, True, "encoder.depth"),
     }
     unmatched = []

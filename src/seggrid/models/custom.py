@@ -66,7 +66,7 @@ def build(config: ModelConfig) -> Segmenter:
         raise ImpossibleCellError(
             f"{setting} has nothing to act on: {target} has no attribute encoder or backbone that is a module"
         )
-    if config.weights is not None:
+    if config.weights is not None and config.with_weights:
         _load(network, config.weights, config)
     elif encoder is not None and encoder_config.weights is not None:
         path = timm_encoder.require_file(encoder_config)

@@ -1,5 +1,6 @@
 """What a library has built, measured by running it: its word and its numbers for it may be others'."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,15 +51,16 @@ def strides(encoder: nn.Module, native_size: tuple[int, int]) -> list[int]:
             output = run(encoder, size)
         except Exception:
             continue
-        return [round(size[0] / item.shape[-2]) for item in _maps(output)]
+        return [2 ** round(math.log2(size[0] / item.shape[-2])) for item in maps(output)]
     return []
 
 
-def _maps(value: Any) -> Iterator[Tensor]:
+def maps(value: Any) -> Iterator[Tensor]:
+    """Yields the feature maps ``(B, C, h, w)`` in an encoder's output, which may nest them."""
     if isinstance(value, Tensor) and value.ndim == 4:
         yield value
     elif isinstance(value, dict):
-        yield from _maps(list(value.values()))
+        yield from maps(list(value.values()))
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _maps(item)
+            yield from maps(item)

@@ -51,9 +51,9 @@ def psamask_forward(masks: Tensor, output: Tensor, psa_type: int, **sizes: int) 
 
     Args:
         masks: ``(B, h_mask * w_mask, H, W)``: for each pixel the attention around it, itself in the middle.
-        output: ``(B, H * W, H, W)``, zeros, filled in place: 0, ``collect``, puts the attention that pixel (h, w) pays to
-            pixel n at [n, h, w]; 1, ``distribute``, the one that n gets from (h, w) at [(h, w), n].
-        psa_type: 0 or 1.
+        output: ``(B, H * W, H, W)``, zeros, filled in place.
+        psa_type: 0, ``collect``: the attention of pixel (h, w) for pixel n goes to [n, h, w]; 1, ``distribute``: to
+            [(h, w), n].
         sizes: as mmcv calls them.
     """
     index, inside = _neighbours(masks.device, **sizes)
@@ -72,12 +72,21 @@ def psamask_backward(grad_output: Tensor, grad_input: Tensor, psa_type: int, **s
 
 
 def _neighbours(
-    device: torch.device, h_feature: int, w_feature: int, h_mask: int, w_mask: int, half_h_mask: int, half_w_mask: int, **_: int
+    device: torch.device,
+    h_feature: int,
+    w_feature: int,
+    h_mask: int,
+    w_mask: int,
+    half_h_mask: int,
+    half_w_mask: int,
+    **_: int,
 ) -> tuple[Tensor, Tensor]:
     """Returns for each place in the mask and each pixel the pixel it means, ``(K, N)``, and whether there is one."""
-    rows = torch.arange(h_feature, device=device).view(1, 1, -1, 1) + torch.arange(h_mask, device=device).view(-1, 1, 1, 1)
+    rows = torch.arange(h_feature, device=device).view(1, 1, -1, 1) + torch.arange(h_mask, device=device).view(
+        -1, 1, 1, 1
+    )
     columns = torch.arange(w_feature, device=device) + torch.arange(w_mask, device=device).view(1, -1, 1, 1)
-    rows, columns = torch.broadcast_tensors(rows - half_h_mask, columns - half_w_mask)
+    rows, columns = rows - half_h_mask, columns - half_w_mask
     inside = (rows >= 0) & (rows < h_feature) & (columns >= 0) & (columns < w_feature)
     index = torch.where(inside, rows * w_feature + columns, 0)
     shape = (h_mask * w_mask, h_feature * w_feature)

@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from seggrid.config import EncoderConfig, ModelConfig
 from seggrid.errors import UserError, one_line
-from seggrid.models import mmcv_ops, mmseg_configs, timm_encoder, weights
+from seggrid.models import measured, mmcv_ops, mmseg_configs, timm_encoder, weights
+from seggrid.models import mmseg_description as description
 from seggrid.models.reach import LARGE_SIZE, on_meta
 from seggrid.models.segmenter import IMAGENET, Facts, Segmenter
 
@@ -34,6 +35,7 @@ from mmseg.structures import SegDataSample  # noqa: E402
 from mmseg.utils import register_all_modules  # noqa: E402
 
 IGNORED = 255  # what MMSegmentation's losses leave out
+PARTS: tuple[str, ...] = ("backbone", "neck", "decode_head", "auxiliary_head")
 LABELS = {"GenerateEdge"}  # transforms that make further labels, which some losses read
 log = logging.getLogger("seggrid")
 
@@ -46,8 +48,8 @@ class MmsegSegmenter(Segmenter):
         other: see :class:`Segmenter`.
     """
 
-    def __init__(self, *other: Any, labels: list[Any], **named: Any) -> None:
-        super().__init__(*other, **named, has_native_loss=True)
+    def __init__(self, labels: list[Any], *other: Any) -> None:
+        super().__init__(*other)
         self._labels = labels
 
     def raw_logits(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -66,10 +68,10 @@ class MmsegSegmenter(Segmenter):
         labels = torch.where(masks == ignore_index, IGNORED, masks)
         samples = [self._sample(mask) for mask in labels]
         parts = network.loss(images, samples)
+        losses = {name: value for name, value in parts.items() if "loss" in name}  # beside them stand accuracies
         return {
-            name: sum(value) if isinstance(value, list) else value.mean()
-            for name, value in parts.items()
-            if "loss" in name  # beside them stand accuracies
+            name: torch.stack(value).sum() if isinstance(value, list) else value.mean()
+            for name, value in losses.items()
         }
 
     def _on(self, device: torch.device) -> Any:
@@ -110,10 +112,9 @@ def build(config: ModelConfig) -> Segmenter:
             "pspnet_r50-d8_4xb2-40k_cityscapes-512x1024 (docs/models.md)"
         )
     whole = Config.fromfile(mmseg_configs.config_file(name))
-    model: dict[str, Any] = _plain(whole.model.to_dict())
-    _set_classes(model, config)
-    overrides = {key: settings[key] for key in ("backbone", "neck", "decode_head", "auxiliary_head") if key in settings}
-    model = _merged(model, overrides)
+    model: dict[str, Any] = description.plain(whole.model.to_dict())
+    description.set_classes(model, config)
+    model = description.merged(model, {key: settings[key] for key in PARTS if key in settings})
     if config.decoder_channels is not None:
         head = model["decode_head"][-1] if isinstance(model["decode_head"], list) else model["decode_head"]
         if "channels" in head:
@@ -137,9 +138,11 @@ def build(config: ModelConfig) -> Segmenter:
 
     native, normalization = _made_for(whole, model, encoder)
     if stride is None:
-        stride, depth = _reach(network, native)
+        strides = measured.strides(_Features(network), native)
+        stride, depth = max(strides), len(strides) + (len(set(strides)) > 1)
     head = network.decode_head[-1] if isinstance(network.decode_head, nn.ModuleList) else network.decode_head
     segmenter = MmsegSegmenter(
+        _label_transforms(whole),
         network,
         encoder,
         network.auxiliary_head if getattr(network, "with_auxiliary_head", False) else None,
@@ -147,72 +150,14 @@ def build(config: ModelConfig) -> Segmenter:
         native,
         normalization,
         _trains_from_logits(network, config.num_classes, native),
-        labels=_label_transforms(whole),
+        True,
     )
     known = mmseg_configs.published(name)
     if known is not None and config.arch.config is not None:
         segmenter.published = known.as_record()
-    if config.weights is not None:
+    if config.weights is not None and config.with_weights:
         _load(segmenter, config)
     return segmenter
-
-
-def _plain(value: Any) -> Any:
-    """Replaces SyncBN, which runs on GPUs only: ``trainer.sync_batchnorm`` brings it back where there are several."""
-    if isinstance(value, dict):
-        plain = {key: _plain(item) for key, item in value.items() if key != "data_preprocessor"}
-        return {**plain, "type": "BN"} if plain.get("type") == "SyncBN" else plain
-    return type(value)(_plain(item) for item in value) if isinstance(value, list | tuple) else value
-
-
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    result = {} if changes.get("_delete_") else dict(base)
-    for key, value in changes.items():
-        if key == "_delete_":
-            continue
-        known = result.get(key)
-        result[key] = _merged(known, value) if isinstance(value, dict) and isinstance(known, dict) else value
-    return result
-
-
-def _set_classes(model: dict[str, Any], config: ModelConfig) -> None:
-    """Gives a configuration, in place, the data set's number of classes wherever it has its own."""
-    heads = model["decode_head"]
-    old, new = next(_values(heads[-1] if isinstance(heads, list) else heads, "num_classes"), None), config.num_classes
-    if old is None:
-        raise UserError(f"arch.config={config.arch.config} segments nothing: it has no classes")
-
-    def replace(value: Any) -> None:
-        if isinstance(value, list | tuple):
-            for item in value:
-                replace(item)
-        if not isinstance(value, dict):
-            return
-        if value.get("num_classes") == old:
-            value["num_classes"] = new
-        balance = value.get("class_weight")
-        if isinstance(balance, list) and new != old:
-            if len(balance) == old + 1 and len(set(balance[:-1])) == 1:  # and one for "no object"
-                value["class_weight"] = [balance[0]] * new + balance[-1:]
-            else:
-                value["class_weight"] = None
-        for child in value.values():
-            replace(child)
-
-    replace([heads, model.get("auxiliary_head")])
-    if "text_encoder" in model:  # of an open-vocabulary method
-        names = config.classes or [f"class {index}" for index in range(new)]
-        model["text_encoder"] |= {"dataset_name": None, "vocabulary": names, "cat_bg": True}
-
-
-def _values(value: Any, key: str) -> Any:
-    if isinstance(value, dict):
-        if key in value:
-            yield value[key]
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _values(item, key)
 
 
 def _set_encoder(model: dict[str, Any], config: ModelConfig) -> tuple[int, int]:
@@ -229,7 +174,7 @@ def _set_encoder(model: dict[str, Any], config: ModelConfig) -> tuple[int, int]:
         encoder = timm_encoder.TimmEncoder(encoder_config, wanted, levels)
         channels, strides = encoder.channels, encoder.strides
     else:
-        options: dict[str, Any] = _plain({**encoder_config.options, "out_indices": list(levels)})
+        options: dict[str, Any] = description.plain({**encoder_config.options, "out_indices": list(levels)})
         by_stride = options.pop("by_output_stride", {})
         has_weights = _set_checkpoints(options, encoder_config, config)
         if encoder_config.pretrained and not has_weights and not (encoder_config.weights or config.weights):
@@ -238,8 +183,8 @@ def _set_encoder(model: dict[str, Any], config: ModelConfig) -> tuple[int, int]:
                 "go on with encoder.pretrained=false, or with encoder.weights=<file>"
             )
         encoder = MODELS.build({**options, **by_stride.get(wanted, {})})
-        shapes = [item.shape for item in _features(encoder, (64, 64))]
-        channels, strides = [shape[1] for shape in shapes], [64 // shape[-1] for shape in shapes]
+        channels = [item.shape[1] for item in measured.maps(measured.run(encoder, measured.MULTIPLE))]
+        strides = measured.strides(encoder, measured.MULTIPLE)
     timm_encoder.check_strides(config, strides)
     model["backbone"] = {"type": lambda: encoder}
     model["pretrained"] = None
@@ -252,27 +197,11 @@ def _set_encoder(model: dict[str, Any], config: ModelConfig) -> tuple[int, int]:
         with torch.no_grad():
             channels = [item.shape[1] for item in neck(maps)]
         model["neck"] = {"type": lambda: neck}
-    _set_channels([model["decode_head"], model.get("auxiliary_head")], channels)
+    description.set_channels([model["decode_head"], model.get("auxiliary_head")], channels)
     for argument, level in settings.get("channels_of", {}).items():
         model["decode_head"][argument] = channels[level]
     is_pyramid = len(set(strides)) > 1
     return strides[-1], timm_encoder.LEVELS + is_pyramid
-
-
-def _set_channels(value: Any, channels: list[int]) -> None:
-    """Tells every head, in place, the channels of the feature maps that it reads."""
-    if isinstance(value, list | tuple):
-        for item in value:
-            _set_channels(item, channels)
-    if not isinstance(value, dict):
-        return
-    index, known = value.get("in_index", -1), value.get("in_channels")
-    if known is not None and ("num_classes" in value or "in_index" in value):
-        if isinstance(index, list | tuple):
-            value["in_channels"] = [channels[item] for item in index]
-        else:
-            value["in_channels"] = list(channels) if isinstance(known, list | tuple) else channels[index]
-    _set_channels(value.get("kernel_generate_head"), channels)  # K-Net's head around a head
 
 
 def _set_checkpoints(value: Any, encoder: EncoderConfig, config: ModelConfig) -> int:
@@ -338,7 +267,10 @@ def _load(segmenter: Segmenter, config: ModelConfig) -> None:
         if known is None or known.weights is None:
             raise UserError(f"weights={source} is a configuration for which MMSegmentation publishes no weights")
         path = weights.download(known.weights)
-    weights.load(segmenter.network, weights.read(path), source, config.num_classes)
+    state = weights.read(path)
+    kept = weights.load(segmenter.network, state, source, config.num_classes)
+    if kept:
+        log.info("weights=%s: %s start anew, for %d classes", source, ", ".join(kept), config.num_classes)
 
 
 def _made_for(whole: Any, model: dict[str, Any], encoder: Any) -> tuple[tuple[int, int], Any]:
@@ -360,37 +292,15 @@ def _label_transforms(whole: Any) -> list[Any]:
 
 
 class _Features(nn.Module):
+    """The encoder, with the neck where there is one."""
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Any:
-        extract = getattr(self.network, "extract_feat", self.network)
-        return extract(images)
-
-
-def _features(network: nn.Module, size: tuple[int, int]) -> list[Tensor]:
-    """Returns the feature maps of images of zeros on the meta device."""
-    training = network.training
-    network.eval()
-    output, _ = on_meta(_Features(network), size, batch_size=2)
-    network.train(training)
-    return list(_maps(output))
-
-
-def _maps(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.ndim == 4:
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _maps(item)
-
-
-def _reach(network: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
-    """Returns output stride and depth of a network of MMSegmentation's own."""
-    maps = _features(network, size)
-    strides = [2 ** round(math.log2(size[0] / item.shape[-2])) for item in maps]
-    return max(strides), len(maps) + (len(set(strides)) > 1)
+        network: Any = self.network
+        return network.extract_feat(images)
 
 
 def _trains_from_logits(network: Any, num_classes: int, size: tuple[int, int]) -> bool:

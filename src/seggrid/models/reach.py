@@ -77,7 +77,8 @@ def _find_padding(segmenter: Segmenter) -> None:
     except (UserError, AssertionError):
         pass  # another size may do
     large = LARGE_SIZE if segmenter.runs_on_meta else ODD_SIZE
-    for segmenter.divisor in (1, segmenter.facts.output_stride, 32):
+    for divisor in (1, segmenter.facts.output_stride, 32):
+        segmenter.divisor = divisor
         if _works(segmenter, large):
             break
     else:
@@ -85,7 +86,8 @@ def _find_padding(segmenter: Segmenter) -> None:
         return
     # 128: SMP's PAN halves its last feature map, of stride 16, three times. 1024: MMSegmentation's LR-ASPP pools 49
     # pixels of a map of stride 16.
-    for segmenter.smallest in (1, 32, 64, 128, 256, 512, 1024):
+    for smallest in (1, 32, 64, 128, 256, 512, 1024):
+        segmenter.smallest = smallest
         if _works(segmenter, (1, 1)) and _works(segmenter, ODD_SIZE):
             return
 

@@ -61,6 +61,8 @@ class Segmenter(nn.Module, ABC):
         has_fixed_size: no divisor makes the model take any size: smaller images are padded to ``native_size``.
         smallest: the least height and width that the network works with; smaller images are padded to it first.
         runs_on_meta: the network does not look at its values on the way, so that it can be run without any.
+        arch: the architecture's name, where a saved model and not the configuration says what it is.
+        encoder_name: the encoder's; likewise.
         published: what the library publishes about this very model, for the record; None where it does not.
     """
 
@@ -87,6 +89,8 @@ class Segmenter(nn.Module, ABC):
         self.trains_from_logits = trains_from_logits
         self.has_native_loss = has_native_loss
         self.published: dict[str, object] | None = None
+        self.arch: str | None = None
+        self.encoder_name: str | None = None
         self._frozen = False
         # In tuples, so that they are not registered as submodules a second time.
         self._encoder = () if encoder is None else (encoder,)

@@ -24,15 +24,7 @@ log = logging.getLogger("seggrid")
 
 
 class SmpSegmenter(Segmenter):
-    """A ``smp.SegmentationModel``; SMP has no auxiliary segmentation heads.
-
-    Attributes:
-        arch: the architecture; set only where a saved model says what it is.
-        encoder_name: the encoder; likewise.
-    """
-
-    arch: str
-    encoder_name: str
+    """A ``smp.SegmentationModel``; SMP has no auxiliary segmentation heads."""
 
     def raw_logits(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Runs the network."""
@@ -64,7 +56,7 @@ def build(config: ModelConfig) -> Segmenter:
     if config.weights is None:
         network = _with_encoder_weights(config, network, options)
     segmenter = _segmenter(network, config.encoder, _normalization(config.encoder, _published_name(config)))
-    if config.weights is not None:
+    if config.weights is not None and config.with_weights:
         smp_saved.load(network, smp_saved.file_of(config.weights), config)
     return segmenter
 
@@ -271,7 +263,8 @@ def _restored(config: ModelConfig, saved: Saved) -> SmpSegmenter:
             f"weights={config.weights}: SMP cannot build what it holds ({one_line(error)[:200]})"
         ) from error
     segmenter = _segmenter(network, encoder, _saved_normalization(config, encoder, saved))
-    smp_saved.load(network, saved.file, config)
+    if config.with_weights:
+        smp_saved.load(network, saved.file, config)
     segmenter.arch, segmenter.encoder_name = saved.arch, saved.encoder
     return segmenter
 

@@ -110,7 +110,7 @@ def build(config: ModelConfig) -> Segmenter:
     aux = getattr(network, "aux_classifier", None)
     facts = Facts(strides[-1], depth, last.in_channels)
     segmenter = TorchvisionSegmenter(network, network.backbone, aux, facts, native, normalization)
-    if config.weights is not None:
+    if config.weights is not None and config.with_weights:
         _load(segmenter, config)
     return segmenter
 
