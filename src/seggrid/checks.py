@@ -168,7 +168,7 @@ def check_cell(backend: BackendConfig, arch: ArchConfig, encoder: EncoderConfig)
     elif settings.get("encoders") == "native":
         raise ImpossibleCellError(
             f"backend={backend.name} arch={arch.name} is a network of its own and cannot take encoder={encoder.name}; "
-            "say encoder=native, or leave encoder out (docs/models.md)"
+            "say encoder=native (docs/models.md)"
         )
     elif encoder.library not in ("timm", backend.name):
         raise ImpossibleCellError(
