@@ -128,7 +128,9 @@ def test_open_vocabulary_reads_the_data_sets_class_names() -> None:
 
 
 def test_a_name_with_a_typing_error_suggests_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"arch.config=pspnet_r50-d8_4xb2-40k_cityscape.* did you mean pspnet_r50-d8_4xb2"):
+    with pytest.raises(
+        UserError, match=r"arch.config=pspnet_r50-d8_4xb2-40k_cityscape.* did you mean pspnet_r50-d8_4xb2"
+    ):
         models.build(_config("pspnet_r50-d8_4xb2-40k_cityscape-512x1024"))
 
 

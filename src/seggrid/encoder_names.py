@@ -9,6 +9,10 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+# Of timm, to name in messages: feature maps of several strides, and of one.
+PYRAMIDS = ("resnet50", "convnext_tiny", "swin_tiny_patch4_window7_224", "pvt_v2_b1")
+VITS = ("vit_small_patch16_224", "deit_small_patch16_224")
+
 
 @cache
 def encoder_names() -> frozenset[str]:

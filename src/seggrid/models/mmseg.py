@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seggrid import mmseg_configs
 from seggrid.config import EncoderConfig, ModelConfig
 from seggrid.errors import UserError, one_line
-from seggrid.models import measured, mmcv_ops, mmseg_configs, timm_encoder, weights
+from seggrid.models import measured, mmcv_ops, timm_encoder, weights
 from seggrid.models import mmseg_description as description
 from seggrid.models.reach import LARGE_SIZE, on_meta
 from seggrid.models.segmenter import IMAGENET, Facts, Segmenter

@@ -162,6 +162,8 @@ def _create(config: ModelConfig, options: dict[str, Any], source: str | bool | N
     except REFUSALS as error:
         if source is not None:
             raise
+        if encoder.library == "timm":  # says what the arch needs, where that is why
+            timm_encoder.check_strides(config, timm_encoder.strides(encoder))
         own = {key: value for key, value in config.settings.items() if key not in NOT_ARGUMENTS}
         raise _refusal(config, own, said, error) from error
 

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from seggrid.checks import ImpossibleCellError
 from seggrid.config import EncoderConfig, ModelConfig
+from seggrid.encoder_names import PYRAMIDS, VITS
 from seggrid.errors import UserError, one_line
 from seggrid.models.segmenter import IMAGENET
 
 LEVELS = 4
-PYRAMIDS = ("resnet50", "convnext_tiny", "swin_tiny_patch4_window7_224", "pvt_v2_b1")
-VITS = ("vit_small_patch16_224", "deit_small_patch16_224")
 
 # timm names, one by one, the weights that a file holds in vain (its classifier's, always) and those that it lacks;
 # check_loaded refuses the latter in one line.
@@ -201,6 +200,13 @@ def check_loaded(config: EncoderConfig, model: nn.Module, twin: nn.Module) -> No
             f"encoder.weights={config.weights} is not for encoder={config.name}: it lacks {len(missing)} weights, "
             f"the first {', '.join(missing[:3])}"
         )
+
+
+def strides(config: EncoderConfig) -> list[int]:
+    """Returns pixels of the image per pixel of each feature map that timm serves of a model."""
+    with torch.device("meta"):
+        model = timm.create_model(config.model, features_only=True, **config.options, **accepted_options(config))
+    return list(model.feature_info.reduction())
 
 
 def check_strides(config: ModelConfig, strides: list[int]) -> None:

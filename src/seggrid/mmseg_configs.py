@@ -81,7 +81,7 @@ def _published(row: dict[str, Any]) -> Published:
     return Published(
         config=_listed_files()[row["Name"]].stem,
         method=str(row.get("In Collection", "")),
-        dataset=_dataset(results.get("Dataset"), metadata.get("Training Data")),
+        dataset=_dataset(row["Name"], results.get("Dataset")),
         mIoU=_fraction(metrics.get("mIoU")),
         mIoU_ms_flip=_fraction(metrics.get("mIoU(ms+flip)")),
         memory_gb=metadata.get("Memory (GB)"),
@@ -89,9 +89,18 @@ def _published(row: dict[str, Any]) -> Published:
     )
 
 
-def _dataset(measured_on: str | None, trained_on: str | None) -> str | None:
-    """Twelve entries have a heading, ``# HRNet backbone``, where the data set should stand."""
-    return trained_on if measured_on is None or measured_on.startswith("#") else measured_on
+def _dataset(name: str, listed: str | None) -> str | None:
+    """Twelve entries have a heading, ``# HRNet backbone``, where the data set should stand: their names say it."""
+    if listed is None or not listed.startswith("#"):
+        return listed
+    return next((known for known in sorted(_datasets()) if f"_{known.lower()}-" in name), None)
+
+
+@cache
+def _datasets() -> frozenset[str]:
+    results = (row.get("Results") for _, row in _rows())
+    listed = (result.get("Dataset") for result in results if isinstance(result, dict))
+    return frozenset(dataset for dataset in listed if dataset and not dataset.startswith("#"))
 
 
 def _fraction(percent: Any) -> float | None:
