@@ -41,7 +41,9 @@ def _run(script: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
 def test_every_choice_composes_and_passes_the_checks(group: str, file: Path, compose: Any, tmp_path: Path) -> None:
     choice = _choice(group, file)
     overrides = [f"{group}={choice}"]
-    if group == "arch":
+    if (group, choice) == ("encoder", "native"):
+        overrides += ["backend=mmseg", "arch=fcn"]
+    elif group == "arch":
         overrides.append(f"backend={next(iter(yaml.safe_load(file.read_text())['backends']))}")
     elif group == "backend" or "/" in choice:
         backend = choice.split("/")[0]
@@ -127,12 +129,16 @@ def test_a_glob_in_a_sweep_finds_every_name_once(pattern: str, expected: Callabl
         (["btach_size=1"], ["btach_size is not a key", "did you mean batch_size?"]),
         (["batch_size=many"], ["batch_size", "many", "Integer"]),
         (["batch_size=0"], ["batch_size is 0", "at least 1"]),
-        (["arch=unett"], ["arch=unett is not a choice", "did you mean unet", "Allowed: deeplabv3, deeplabv3plus, dpt"]),
+        (["arch=unett"], ["arch=unett is not a choice", "did you mean unet", "Allowed: ann, apcnet, beit"]),
         (["encoder=convnxt_tiny"], ["encoder=convnxt_tiny is not a choice", "did you mean convnext_tiny"]),
         (["encoder=smp/resnt18"], ["encoder=smp/resnt18 is not a choice", "did you mean smp/resnet18"]),
         (
             ["backend=torchvision", "arch=unet"],
-            ["backend=torchvision has no arch=unet", "arch=unet is in backend=smp", "has arch=deeplabv3,fcn,lraspp"],
+            [
+                "backend=torchvision has no arch=unet",
+                "arch=unet is in backend=mmseg,smp",
+                "has arch=deeplabv3,fcn,lraspp",
+            ],
         ),
         (
             ["backend=mmseg", "arch=fcn", "encoder=smp/resnet18"],

@@ -1,4 +1,4 @@
-"""MMSegmentation's configurations by name, its losses, its weights, and the operators that stand in for compiled ones."""
+"""MMSegmentation's configurations by name, its losses and weights, and the operators that stand in for compiled."""
 
 import hashlib
 import logging
@@ -135,9 +135,9 @@ def test_a_name_with_a_typing_error_suggests_the_nearest() -> None:
 
 
 def test_no_name_and_no_classes_are_said() -> None:
-    with pytest.raises(UserError, match="arch.config is not set; say arch.config=<name"):
+    with pytest.raises(UserError, match=r"arch.config is not set; say arch.config=<name"):
         models.build(_config(None))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="vpd_sd_4xb8-25k_nyu-512x512 segments nothing: it has no classes"):
+    with pytest.raises(UserError, match=r"vpd_sd_4xb8-25k_nyu-512x512 segments nothing: it has no classes"):
         models.build(_config("vpd_sd_4xb8-25k_nyu-512x512"))
 
 
@@ -250,7 +250,7 @@ def test_what_cannot_be_downloaded_says_how_to_go_on(model_config: Any, monkeypa
     monkeypatch.setattr(mmseg.weights, "download", download)
     with pytest.raises(UserError, match=r"no network\).; go on with encoder.pretrained=false, or with encoder.weights"):
         models.build(model_config("mmseg", "fcn", "mmseg/resnet50_v1c", "encoder.pretrained=true"))
-    with pytest.raises(UserError, match="pretrain/vit_large_p16.pth, a file that MMSegmentation has its users make"):
+    with pytest.raises(UserError, match=r"pretrain/vit_large_p16.pth, a file that MMSegmentation has its users make"):
         models.build(_config("setr_vit-l_pup_8xb1-80k_cityscapes-768x768", pretrained=True))
 
 
@@ -281,7 +281,7 @@ def test_a_users_own_head_is_imported_and_takes_the_place_of_the_librarys(
     assert type(segmenter.network.decode_head).__name__ == "WideHead"
     with torch.no_grad():
         assert segmenter.eval()(_batch()[0]).logits.shape == (2, 5, 64, 96)
-    with pytest.raises(UserError, match="arch.imports=my_hedas cannot be imported"):
+    with pytest.raises(UserError, match=r"arch.imports=my_hedas cannot be imported"):
         models.build(model_config("mmseg", "fcn", "test_resnet", "arch.imports=[my_hedas]"))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from seggrid import models
 from seggrid.config import ArchConfig, BackendConfig, EncoderConfig, ModelConfig
 from seggrid.errors import UserError
-from seggrid.models.mmseg_configs import Published
+from seggrid.mmseg_configs import Published
 from seggrid.models.segmenter import IMAGENET
 
 CNN, VIT = "test_resnet", "test_vit"
@@ -116,7 +116,7 @@ def test_smps_own_reader_restores_the_same(tmp_path: Path) -> None:
 
 
 def test_the_arch_that_is_restored_is_said_only_there(build_model: Any) -> None:
-    assert not hasattr(build_model("smp", "unet", CNN), "arch")
+    assert build_model("smp", "unet", CNN).arch is None
 
 
 def test_another_number_of_classes_starts_the_classifier_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

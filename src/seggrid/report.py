@@ -289,7 +289,7 @@ def _flatten(record: Record) -> dict[str, Any]:
             elif key == "input_size" and isinstance(value, list) and len(value) == 2:
                 values |= {"input_height": value[0], "input_width": value[1]}
             elif isinstance(value, list):
-                values[prefix + key] = "; ".join(map(str, value))
+                values[prefix + key] = ("; " if key == "unmatched" else " ").join(map(str, value))
             elif not isinstance(value, dict):
                 values[prefix + key] = value
     values |= {"overrides": " ".join(map(str, record.overrides)), "started": record.started, "ended": record.ended}

@@ -79,11 +79,6 @@ def build(config: ModelConfig) -> Segmenter:
         ImpossibleCellError: timm does not serve the feature maps of the encoder.
     """
     arch, encoder = config.arch.name, config.encoder
-    if arch == "official":
-        raise UserError(
-            "arch=official on backend=torchvision does not say which model: weights has one name for all of them; name "
-            f"arch and encoder ({', '.join(_pairs())})"
-        )
     settings = config.settings
     if unknown := sorted(set(settings) - set(SETTINGS)):
         raise UserError(f"arch.backends.torchvision has no {', '.join(unknown)}; it takes {', '.join(SETTINGS)}")
