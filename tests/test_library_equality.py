@@ -1,16 +1,21 @@
 """A library's own model, built without seggrid, loads strictly into ours and gives the same logits."""
 
+import copy
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import segmentation_models_pytorch as smp
+import timm
 import torch
 import torchvision
+import yaml
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seggrid.checks import ImpossibleCellError
 from seggrid.models import Segmenter
 from seggrid.profiling import count
 
@@ -190,3 +195,168 @@ def test_mmsegmentations_model_on_its_own_timm_wrapper_is_equal_and_has_the_same
         output = ours.train()(images)
     torch.testing.assert_close(functional.cross_entropy(output.logits, masks), losses["decode.loss_ce"])
     torch.testing.assert_close(0.4 * functional.cross_entropy(output.aux[0], masks), losses["aux.loss_ce"])
+
+
+# The whole matrix: what our configuration makes of an arch against what each library's own way makes of it
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+ARCHS = {arch["name"]: arch["backends"] for arch in map(yaml.safe_load, (f.read_text() for f in CONF.glob("arch/*")))}
+CNN, TRANSFORMER, VIT = "test_resnet", "pvt_v2_b0", "test_vit"
+FIXED = {
+    "beit",
+    "mae",
+}  # of one size, at which a comparison on the CPU takes minutes: on the meta device in test_models
+
+
+def _rows(backend: str) -> list[tuple[str, str]]:
+    """Every arch of ``backend``, with three encoders where it takes any."""
+    takes = {arch: backends[backend].get("encoders", "any") for arch, backends in ARCHS.items() if backend in backends}
+    encoders = {"any": (CNN, TRANSFORMER, VIT), "pyramid": (CNN, TRANSFORMER), "vit": (VIT,)}
+    return [(arch, encoder) for arch, kind in sorted(takes.items()) for encoder in encoders.get(kind, ())]
+
+
+def _own_rows() -> list[str]:
+    return sorted(arch for arch, backends in ARCHS.items() if "base" in backends.get("mmseg", {}) and arch not in FIXED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", _own_rows())
+def test_every_arch_of_mmsegmentation_on_its_own_network_is_equal(arch: str, build_model: Any) -> None:
+    build_model("mmseg", "fcn", CNN)  # makes MMSegmentation importable
+    library = _published(ARCHS[arch]["mmseg"]["base"])
+    head = library.decode_head[-1] if isinstance(library.decode_head, nn.ModuleList) else library.decode_head
+    ours = build_model("mmseg", arch, "native", num_classes=head.num_classes)
+    _same_weights(ours, library)
+    size = (128, 160)
+    if ours.smallest > 128:
+        size = (1024, 1024)
+    images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        _assert_close(ours(images).logits, _resized_logits(library, images))
+
+
+def _published(name: str) -> Any:
+    """Builds a configuration of MMSegmentation as MMSegmentation does, without the weights that it names."""
+    import mmengine
+    from mmengine.model import revert_sync_batchnorm
+    from mmseg.registry import MODELS
+
+    file = next(BASE.parent.parent.rglob(f"{name}.py"))
+    config = mmengine.Config.fromfile(file)
+    if config.model.type == "MultimodalEncoderDecoder":
+        config.model.text_encoder.update(dataset_name=None, vocabulary=[f"class {index}" for index in range(171)])
+    config.model.pop("data_preprocessor", None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return revert_sync_batchnorm(MODELS.build(config.model))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arch", "encoder"), _rows("mmseg"))
+def test_every_arch_of_mmsegmentation_on_its_own_timm_wrapper_is_equal(
+    arch: str, encoder: str, build_model: Any
+) -> None:
+    import mmengine
+
+    ours = build_model("mmseg", arch, encoder)
+    stride = ours.facts.output_stride
+    file = next(BASE.parent.parent.rglob(f"{ARCHS[arch]['mmseg']['base']}.py"))
+    model = mmengine.Config.fromfile(file).model
+    own_indices = model.backbone.get("out_indices", (3,))
+    own_indices = own_indices if isinstance(own_indices, tuple | list) and max(own_indices) < 4 else (0, 1, 2, 3)
+    options = {"output_stride": stride} if encoder == CNN and stride != 32 else {}
+    sizes = {"dynamic_img_size": True, "out_indices": (-4, -3, -2, -1)} if encoder == VIT else {}
+    wrapper = {"type": "TIMMBackbone", "model_name": encoder, "pretrained": False, "features_only": True}
+    served = timm.create_model(encoder, features_only=True, **options, **sizes).feature_info
+    first = len(served.channels()) - 4
+    indices = tuple(first + index for index in own_indices)
+    channels = [served.channels()[index] for index in indices]
+    if encoder != VIT:
+        sizes = {"out_indices": indices}
+    model.backbone = {**wrapper, **options, **sizes}
+    model.pretrained = None
+    model.pop("data_preprocessor", None)
+    if "neck" in model:
+        model.neck.in_channels = type(model.neck.in_channels)(channels)
+    heads = model.decode_head if isinstance(model.decode_head, list) else [model.decode_head]
+    aux = model.get("auxiliary_head") or []
+    for head in [*heads, *(aux if isinstance(aux, list) else [aux])]:
+        _fit(head, channels if "neck" not in model else None)
+    if "c1_in_channels" in model.decode_head:
+        model.decode_head.c1_in_channels = channels[0]
+    _revert(model)
+    from mmseg.registry import MODELS
+
+    library = MODELS.build(model)
+    _same_weights(ours, library)
+    images = _images(64, 96)
+    with torch.no_grad():
+        _assert_close(ours(images).logits, _resized_logits(library, images))
+
+
+def _fit(head: Any, channels: list[int] | None) -> None:
+    """Writes into a head's configuration what a user of MMSegmentation would: classes, and channels by feature map."""
+    for part in [head, head.get("kernel_generate_head", {}), *head.get("kernel_update_head", [])]:
+        if "num_classes" in part:
+            part.num_classes = CLASSES
+    if "loss_cls" in head:
+        head.loss_cls.class_weight = [1.0] * CLASSES + [0.1]
+    target = head.get("kernel_generate_head", head)
+    if channels is None or "in_channels" not in target:
+        return
+    index = target.get("in_index", -1)
+    if isinstance(index, int) and not isinstance(target.in_channels, list | tuple):
+        target.in_channels = channels[index]
+    else:
+        target.in_channels = [channels[item] for item in (index if not isinstance(index, int) else range(4))]
+
+
+def _revert(value: Any) -> None:
+    for item in value.values() if isinstance(value, dict) else value:
+        if isinstance(item, dict):
+            item.pop("class_weight", None) if item.get("type") == "CrossEntropyLoss" and len(
+                item.get("class_weight") or []
+            ) != CLASSES + 1 else None
+            if item.get("type") == "SyncBN":
+                item["type"] = "BN"
+            if "checkpoint" in (item.get("init_cfg") or {}):
+                item["init_cfg"] = None
+        if isinstance(item, dict | list | tuple):
+            _revert(item)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arch", "encoder"), _rows("smp"))
+def test_every_arch_of_smp_is_equal(arch: str, encoder: str, build_model: Any) -> None:
+    try:
+        ours = build_model("smp", arch, encoder)
+    except ImpossibleCellError as refusal:
+        with pytest.raises(Exception):  # noqa: B017, PT011  # SMP's own refusals are of many kinds
+            smp.create_model(arch, f"tu-{encoder}", encoder_weights=None, classes=CLASSES)
+        pytest.skip(str(refusal))
+    extra = {"dynamic_img_size": True} if encoder == VIT else {}
+    library = smp.create_model(arch, f"tu-{encoder}", encoder_weights=None, classes=CLASSES, **extra)
+    _same_weights(ours, library)
+    images = _images(128, 160)
+    with torch.no_grad():
+        _assert_close(ours(images).logits, library(images))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arch", "encoder"), _rows("torchvision"))
+def test_every_arch_of_torchvision_is_equal(arch: str, encoder: str, build_model: Any) -> None:
+    from torchvision.models.segmentation import deeplabv3, fcn, lraspp
+
+    ours = build_model("torchvision", arch, encoder)
+    backbone = copy.deepcopy(ours.network.backbone)
+    with torch.no_grad():
+        maps = {name: value.shape[1] for name, value in backbone.eval()(torch.zeros(1, 3, 64, 64)).items()}
+    if arch == "lraspp":
+        library = lraspp.LRASPP(backbone, maps["low"], maps["high"], CLASSES)
+    else:
+        model, head = {"fcn": (fcn.FCN, fcn.FCNHead), "deeplabv3": (deeplabv3.DeepLabV3, deeplabv3.DeepLabHead)}[arch]
+        library = model(backbone, head(maps["out"], CLASSES), fcn.FCNHead(maps["aux"], CLASSES))
+    _same_weights(ours, library)
+    images = _images(64, 96)
+    with torch.no_grad():
+        _assert_close(ours(images).logits, library(images)["out"])

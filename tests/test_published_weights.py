@@ -365,11 +365,6 @@ def test_torchvision_loads_a_file(cell: Any, build_model: Any, tmp_path: Path) -
     assert segmenter.published is None
 
 
-def test_official_is_ambiguous_for_torchvision() -> None:
-    message = _message(_official(NAME, backend="torchvision"))
-    assert "name arch and encoder (arch=deeplabv3 encoder=torchvision/mobilenet_v3_large" in message
-
-
 # The images that encoders were trained with
 
 
