@@ -281,7 +281,7 @@ def test_a_users_own_head_is_imported_and_takes_the_place_of_the_librarys(
     assert type(segmenter.network.decode_head).__name__ == "WideHead"
     with torch.no_grad():
         assert segmenter.eval()(_batch()[0]).logits.shape == (2, 5, 64, 96)
-    with pytest.raises(UserError, match=r"arch.imports=my_hedas cannot be imported"):
+    with pytest.raises(UserError, match=r"arch.imports=my_hedas: my_hedas cannot be imported"):
         models.build(model_config("mmseg", "fcn", "test_resnet", "arch.imports=[my_hedas]"))
 
 

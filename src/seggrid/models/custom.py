@@ -2,9 +2,6 @@
 
 import difflib
 import inspect
-import os
-import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ from torch import Tensor, nn
 from seggrid.checks import ImpossibleCellError
 from seggrid.config import ModelConfig
 from seggrid.errors import UserError, one_line
-from seggrid.models import measured, timm_encoder, weights
+from seggrid.models import measured, timm_encoder, user_code, weights
 from seggrid.models.segmenter import Facts, Segmenter
 
 SIZES = ((224, 224), (256, 256), (512, 512))  # tried in this order: most networks work with all of them
@@ -86,19 +83,11 @@ def _load(network: nn.Module, source: str, config: ModelConfig) -> None:
 
 
 def _imported(target: str) -> Any:
-    """Returns what ``arch.target`` names, from the current folder too: a script's own folder alone is on the path."""
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    """Returns what ``arch.target`` names."""
     module_name, _, name = target.rpartition(".")
     if not module_name:
         raise UserError(f"arch.target={target} names no module; say arch.target=my.module.Net")
-    try:
-        module = import_module(module_name)
-    except Exception as error:  # whatever the user's module does when it is imported
-        raise UserError(
-            f"arch.target={target}: {module_name} cannot be imported ({type(error).__name__}: {one_line(error)[:200]}"
-            "); it has to be installed or lie in the current folder"
-        ) from error
+    module = user_code.imported(module_name, f"arch.target={target}")
     if not hasattr(module, name):
         near = difflib.get_close_matches(name, dir(module), n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}?" if near else f"it is looked for in {module.__file__}"

@@ -6,7 +6,6 @@ import math
 import os
 import warnings
 from contextlib import redirect_stdout
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch.nn import functional
 from seggrid import mmseg_configs
 from seggrid.config import EncoderConfig, ModelConfig
 from seggrid.errors import UserError, one_line
-from seggrid.models import measured, mmcv_ops, timm_encoder, weights
+from seggrid.models import measured, mmcv_ops, timm_encoder, user_code, weights
 from seggrid.models import mmseg_description as description
 from seggrid.models.reach import LARGE_SIZE, on_meta
 from seggrid.models.segmenter import IMAGENET, Facts, Segmenter
@@ -104,7 +103,7 @@ def build(config: ModelConfig) -> Segmenter:
     """
     _quiet()
     for module in config.arch.imports:
-        _import(module)
+        user_code.imported(module, f"arch.imports={module}")
     settings = config.settings
     name = config.arch.config or settings.get("base")
     if name is None:
@@ -362,13 +361,6 @@ def _init_weights(network: Any) -> None:
     nn.init.normal_(text.token_embedding.weight, std=0.02)
     nn.init.normal_(text.positional_embedding, std=0.01)
     nn.init.normal_(text.text_projection, std=text.text_projection.shape[0] ** -0.5)
-
-
-def _import(module: str) -> None:
-    try:
-        import_module(module)
-    except ImportError as error:
-        raise UserError(f"arch.imports={module} cannot be imported ({one_line(error)})") from error
 
 
 def _quiet() -> None:
