@@ -61,7 +61,7 @@ def _is_refused(backend: str, arch: str, encoder: str) -> bool:
         return True
     if encoder in (VIT, BIG_VIT):
         return arch != "dpt" if backend == "smp" else takes == "pyramid"
-    if takes == "vit":
+    if takes == "vit" or (takes == "dilated" and encoder in (PYRAMID, SWIN)):
         return True
     return backend == "smp" and encoder in (PYRAMID, SWIN) and arch in ("deeplabv3", "deeplabv3plus", "pan")
 

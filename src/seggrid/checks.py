@@ -20,7 +20,8 @@ from seggrid.errors import UserError
 
 LOSSES = ("auto", "cross_entropy", "dice", "focal", "lovasz", "native", "ohem")
 MATCHES = ("library", "equal")
-ENCODERS = ("any", "pyramid", "vit", "native")  # of several strides, of one, the arch's own network
+# Feature maps of any kind, of several strides, the last two of the same, all of the same; the arch's own network.
+ENCODERS = ("any", "pyramid", "dilated", "vit", "native")
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "poly", "cosine", "onecycle")
 LOGGERS = ("wandb", "csv", "tensorboard")

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 # Of timm, to name in messages: feature maps of several strides, and of one.
+DILATED = ("resnet50", "convnext_tiny", "efficientnet_b0")
 PYRAMIDS = ("resnet50", "convnext_tiny", "swin_tiny_patch4_window7_224", "pvt_v2_b1")
 VITS = ("vit_small_patch16_224", "deit_small_patch16_224")
 

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from seggrid.checks import ENCODERS
-from seggrid.encoder_names import PYRAMIDS, VITS, encoder_names
+from seggrid.encoder_names import DILATED, PYRAMIDS, VITS, encoder_names
 from seggrid.errors import UserError
 
 COMMAND = "python -m seggrid.matrix > docs/models.md"
@@ -36,6 +36,8 @@ What stands in a column is what `encoder=` takes there:
 - **any**: any timm name, or one of the library's own. The library itself may still refuse one, such as a plain ViT
   for a decoder that needs several strides, or a transformer whose last strides would have to be dilated.
 - **pyramid**: the same, with feature maps of several strides: {", ".join(f"`{name}`" for name in PYRAMIDS)}.
+- **dilated**: the last two feature maps at one stride, as of encoders that take an output stride:
+  {", ".join(f"`{name}`" for name in DILATED)}; or a plain ViT.
 - **vit**: plain ViTs, whose feature maps have one stride: {", ".join(f"`{name}`" for name in VITS)}.
 - **native**: `encoder=native`, the network that the method brings itself.
 - **own loss**: the method is trained with the library's own loss unless `loss` says otherwise; all others with

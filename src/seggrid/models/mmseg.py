@@ -51,13 +51,18 @@ class MmsegSegmenter(Segmenter):
     def __init__(self, labels: list[Any], *other: Any) -> None:
         super().__init__(*other)
         self._labels = labels
+        # SegNeXt's matrix factorisation starts at random, in evaluation too: scores would differ from call to call.
+        self._draws = any(getattr(module, "rand_init", False) for module in self.network.modules())
 
     def raw_logits(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Runs the network as MMSegmentation's own inference does; in training the heads, as its losses do."""
         network = self._on(images.device)
         if not (self.training and self.trains_from_logits):
-            shape = tuple(images.shape[-2:])
-            return network.encode_decode(images, [_meta(shape) for _ in images]), ()
+            metas = [_meta(tuple(images.shape[-2:])) for _ in images]
+            with torch.random.fork_rng(devices=[], enabled=self._draws and not self.training):
+                if self._draws and not self.training:
+                    torch.manual_seed(0)
+                return network.encode_decode(images, metas), ()
         features = network.extract_feat(images)
         decoder, *aux = (_resized(head, head(features), images) for head in [network.decode_head, *_aux_heads(network)])
         return decoder, tuple(aux)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from seggrid.checks import ImpossibleCellError
 from seggrid.config import EncoderConfig, ModelConfig
-from seggrid.encoder_names import PYRAMIDS, VITS
+from seggrid.encoder_names import DILATED, PYRAMIDS, VITS
 from seggrid.errors import UserError, one_line
 from seggrid.models.segmenter import IMAGENET
 
@@ -224,6 +224,11 @@ def check_strides(config: ModelConfig, strides: list[int]) -> None:
         raise ImpossibleCellError(
             f"arch={arch} needs feature maps of several strides, encoder={encoder} has only stride {strides[0]}; "
             f"choose a hierarchical one, such as {', '.join(PYRAMIDS)} (docs/models.md)"
+        )
+    if takes == "dilated" and strides[-1] != strides[-2]:
+        raise ImpossibleCellError(
+            f"arch={arch} needs the last two feature maps at one stride, encoder={encoder} has {strides[-2]} and "
+            f"{strides[-1]}; choose one that takes an output stride, such as {', '.join(DILATED)} (docs/models.md)"
         )
     if takes == "vit" and len(set(strides)) > 1:
         raise ImpossibleCellError(
