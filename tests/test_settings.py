@@ -18,9 +18,11 @@ from seggrid.optim import build_optimizer
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 ARCHS = [yaml.safe_load(file.read_text()) for file in sorted(CONF.glob("arch/*.yaml"))]
-LIBRARIES = ("smp", "torchvision")
+LIBRARIES = ("smp", "torchvision", "mmseg")
 ROWS = {(backend, arch["name"]): arch for arch in ARCHS for backend in LIBRARIES if backend in arch["backends"]}
-ROWS = {row: arch for row, arch in ROWS.items() if arch["name"] != "official"}
+ROWS = {row: arch for row, arch in ROWS.items() if arch["backends"][row[0]].get("encoders") != "native"}
+# Of MMSegmentation's those that another library has too: the others are built in the same way.
+ROWS = {(backend, name): arch for (backend, name), arch in ROWS.items() if backend != "mmseg" or "equal" in arch}
 CNN, VIT, PYRAMID = "test_resnet", "test_vit", "pvt_v2_b0"
 
 
@@ -33,6 +35,8 @@ def _network_width(segmenter: models.Segmenter) -> int:
     network: Any = segmenter.network
     if hasattr(network, "segmentation_head"):
         head = network.segmentation_head
+    elif hasattr(network, "decode_head"):
+        head = network.decode_head.conv_seg
     else:
         head = getattr(network.classifier, "high_classifier", None) or network.classifier[-1]
     return next(item for item in head.modules() if isinstance(item, nn.Conv2d)).weight.shape[1]
@@ -60,7 +64,7 @@ def _refused(build_model: Any, *cell: str) -> str:
 @pytest.mark.parametrize(("backend", "arch"), ROWS)
 def test_the_decoders_width_reaches_the_network_or_is_refused(backend: str, arch: str, build_model: Any) -> None:
     cell = (backend, arch, _encoder(arch), "arch.decoder_channels=96")
-    if "decoder_channels" in ROWS[backend, arch]["backends"][backend].get("names", {}):
+    if backend == "mmseg" or "decoder_channels" in ROWS[backend, arch]["backends"][backend].get("names", {}):
         segmenter = build_model(*cell)
         assert _network_width(segmenter) == segmenter.facts.decoder_channels == 96
         assert segmenter.eval()(torch.zeros(1, 3, 65, 97)).logits.shape == (1, 5, 65, 97)
@@ -77,7 +81,7 @@ def test_the_output_stride_reaches_the_network_or_is_refused(
     can = {
         **{("smp", name): {8, 16} for name in ("deeplabv3", "deeplabv3plus")},
         ("smp", "pan"): {16, 32},
-        **{("torchvision", name): {8, 16, 32} for name in ("fcn", "deeplabv3", "lraspp")},
+        **{(library, name): {8, 16, 32} for library, name in ROWS if library != "smp"},
     }.get((backend, arch), {default})
     cell = (backend, arch, _encoder(arch), f"arch.output_stride={stride}")
     if stride in can:
@@ -185,9 +189,9 @@ def test_equal_is_had_or_what_is_not_is_said(backend: str, arch: str, model_conf
     assert bool(differing) == ((backend, arch) == ("torchvision", "fcn"))  # its head is a quarter of its encoder
 
 
-def test_equal_gives_smps_and_torchvisions_deeplabv3_the_same_facts(model_config: Any) -> None:
-    smp, torchvision = (_equal(model_config, backend, "deeplabv3", CNN).facts for backend in LIBRARIES)
-    assert smp == torchvision
+def test_equal_gives_every_librarys_deeplabv3_the_same_facts(model_config: Any) -> None:
+    smp, torchvision, mmseg = (_equal(model_config, backend, "deeplabv3", CNN).facts for backend in LIBRARIES)
+    assert smp == torchvision == mmseg
     assert smp.unmatched == ()
 
 
@@ -214,6 +218,8 @@ def test_equal_is_a_wish_and_an_explicit_setting_a_must(model_config: Any) -> No
         ("smp", "fpn", "smp/resnet18"),
         ("torchvision", "fcn", CNN),
         ("torchvision", "lraspp", "torchvision/mobilenet_v3_large"),
+        ("mmseg", "fcn", CNN),
+        ("mmseg", "erfnet", "native"),
     ],
 )
 def test_a_frozen_encoder_stays_as_it_is(backend: str, arch: str, encoder: str, build_model: Any) -> None:

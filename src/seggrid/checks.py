@@ -54,8 +54,6 @@ def check_train(config: TrainConfig) -> None:
     _only_for("loss.gamma", loss.gamma, loss.name, ("focal",))
     _only_for("loss.threshold", loss.threshold, loss.name, ("ohem",))
     _only_for("loss.min_kept_fraction", loss.min_kept_fraction, loss.name, ("ohem",))
-    if loss.name == "native":
-        _only_for("loss.aux_weight", loss.aux_weight, loss.name, tuple(name for name in LOSSES if name != "native"))
     _one_of("match", config.match, MATCHES)
     _only_for("loss.class_weights", loss.class_weights, loss.name, ("cross_entropy", "focal", "ohem"))
     _only_for("optimizer.betas", config.optimizer.betas, config.optimizer.name, ("adamw",))
@@ -109,11 +107,10 @@ def check_train(config: TrainConfig) -> None:
         )
     if loss.class_weights is not None and (min(loss.class_weights) < 0 or max(loss.class_weights) <= 0):
         raise UserError(f"loss.class_weights is {loss.class_weights}; weights are at least 0, and not all 0")
-    if config.weights is not None and config.encoder.weights is not None:
-        raise UserError(
-            "weights and encoder.weights are both set; weights holds the whole model: leave one of them out"
-        )
+    _check_weights(config)
     check_cell(config.backend, config.arch, config.encoder)
+    if loss_name(config) == "native":
+        _only_for("loss.aux_weight", loss.aux_weight, "native", tuple(name for name in LOSSES if name != "native"))
 
 
 def check_profile(config: ProfileConfig) -> None:
@@ -125,10 +122,7 @@ def check_profile(config: ProfileConfig) -> None:
     _check_size("input.size", config.input.size)
     _one_of("accelerator", config.accelerator, ACCELERATORS)
     _one_of("match", config.match, MATCHES)
-    if config.weights is not None and config.encoder.weights is not None:
-        raise UserError(
-            "weights and encoder.weights are both set; weights holds the whole model: leave one of them out"
-        )
+    _check_weights(config)
     check_cell(config.backend, config.arch, config.encoder)
 
 
@@ -147,6 +141,11 @@ def check_cell(backend: BackendConfig, arch: ArchConfig, encoder: EncoderConfig)
     Raises:
         ImpossibleCellError: with the backends that have this arch and the archs that this backend has.
     """
+    _only_for("arch.config", arch.config, f"arch={arch.name}", ("arch=official",))
+    _only_for("arch.target", arch.target, f"arch={arch.name}", ("arch=custom",))
+    _only_for("arch.options", arch.options or None, f"arch={arch.name}", ("arch=custom",))
+    if encoder.library == "native" and encoder.options:
+        raise UserError("encoder.options is set, but encoder=native has none; its settings are the arch's own")
     for key, value in (
         ("arch.output_stride", arch.output_stride),
         ("arch.decoder_channels", arch.decoder_channels),
@@ -237,6 +236,11 @@ def _check_dataset(dataset: DatasetConfig) -> None:
             f"dataset.val_fraction is {dataset.val_fraction}; it takes a share between 0 and 1 where dataset.images "
             "does not name {split}"
         )
+
+
+def _check_weights(config: TrainConfig | ProfileConfig) -> None:
+    if config.weights is not None and config.encoder.weights is not None:
+        raise UserError("weights and encoder.weights are both set; weights holds the whole model: leave one out")
 
 
 def _check_devices(devices: Any) -> None:

@@ -383,6 +383,7 @@ class ModelConfig:
         weights: as in :class:`TrainConfig`.
         match: as in :class:`TrainConfig`.
         with_weights: load ``weights``; False builds the same network for a checkpoint to fill.
+        restored: with that, ``Segmenter.restored`` of the network that the checkpoint is of.
     """
 
     backend: BackendConfig
@@ -393,6 +394,7 @@ class ModelConfig:
     weights: str | None = None
     match: str = "library"
     with_weights: bool = True
+    restored: dict[str, Any] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from seggrid.console import print_scores, progress, quiet
 from seggrid.data.datamodule import SegmentationData
 from seggrid.errors import UserError
 from seggrid.losses import build_loss
-from seggrid.module import SegmentationModule
+from seggrid.module import ORIGIN, SegmentationModule
 from seggrid.pictures import save_pictures
 
 CHECKPOINTS = "checkpoints"
@@ -47,6 +47,23 @@ def checkpoint_path(run: Path, which: str) -> Path:
     return path
 
 
+def build_again(config: TrainConfig, checkpoint: Path) -> models.Segmenter:
+    """Builds the model of a checkpoint, still without its weights, and without those that it once started from.
+
+    Args:
+        config: the run that the checkpoint is of.
+        checkpoint: the file.
+    """
+    origin = torch.load(checkpoint, map_location="cpu", weights_only=True)[ORIGIN]
+    encoder = dataclasses.replace(config.encoder, pretrained=False, weights=None)
+    model = models.build(
+        dataclasses.replace(model_config(config), encoder=encoder, with_weights=False, restored=origin["restored"])
+    )
+    model.normalization = (tuple(origin["mean"]), tuple(origin["std"]))
+    model.published = origin["published"]
+    return model
+
+
 def load_weights(module: pl.LightningModule, path: Path) -> None:
     """Loads a checkpoint's weights into a module, strictly."""
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
@@ -75,15 +92,8 @@ def evaluate(config: EvaluateConfig, folder: Path, record: results.Record) -> No
         eval_split=config.split,
         train=False,
     )
-    trained.encoder.pretrained, trained.encoder.weights = False, None  # the checkpoint holds them
     num_classes = len(trained.dataset.classes)
-    model = models.build(dataclasses.replace(model_config(trained), with_weights=False))
-    was = results.read(run)
-    if (
-        was is not None and was.model is not None and "mean" in was.model
-    ):  # of other weights than the model's own, if they were loaded
-        model.normalization = (tuple(was.model["mean"]), tuple(was.model["std"]))
-        model.published = was.published
+    model = build_again(trained, checkpoint)
     data.normalize_for(*model.normalization)
     name = loss_name(trained)
     loss = None

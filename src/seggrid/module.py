@@ -17,6 +17,7 @@ from seggrid.models.segmenter import Segmenter
 from seggrid.optim import build_optimizer, build_schedule
 
 Batch = tuple[Tensor, Tensor]
+ORIGIN = "seggrid"  # the key of a checkpoint under which on_save_checkpoint keeps what it keeps
 
 
 class SegmentationModule(pl.LightningModule):
@@ -59,6 +60,12 @@ class SegmentationModule(pl.LightningModule):
         self._optimizer, self._schedule, self._seed = optimizer, schedule, seed
         self._check_every_n_steps = check_every_n_steps
         self._bad_step = torch.tensor(-1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what is needed to build the same model again, and to feed it, without what it started from."""
+        means, deviations = self.model.normalization
+        origin = {"mean": list(means), "std": list(deviations), "restored": self.model.restored}
+        checkpoint[ORIGIN] = {**origin, "published": self.model.published}
 
     def on_fit_start(self) -> None:
         """Puts the watch for a loss that is not finite on the device."""

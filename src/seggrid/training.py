@@ -19,7 +19,7 @@ from seggrid.config import TrainConfig, model_config
 from seggrid.console import print_scores, print_start, progress, quiet
 from seggrid.data.datamodule import SegmentationData
 from seggrid.errors import UserError
-from seggrid.evaluation import CHECKPOINTS, checkpoint_path, input_size, load_weights, measure
+from seggrid.evaluation import CHECKPOINTS, build_again, checkpoint_path, input_size, load_weights, measure
 from seggrid.losses import SegmentationLoss, build_loss
 from seggrid.module import SegmentationModule
 
@@ -42,7 +42,7 @@ def train(config: TrainConfig, folder: Path, record: results.Record) -> None:
         config.dataset, config.augment, config.batch_size, config.eval_batch_size, config.num_workers, config.seed
     )
     num_classes = len(config.dataset.classes)
-    model = models.build(model_config(config))
+    model = models.build(model_config(config)) if resume_from is None else build_again(config, resume_from)
     data.normalize_for(*model.normalization)
     profiling.describe(record, model, input_size(data))
     loss = _loss(config, model)

@@ -5,6 +5,7 @@ from importlib import import_module
 
 from seggrid.checks import ImpossibleCellError
 from seggrid.config import ModelConfig
+from seggrid.models import user_code
 from seggrid.models.reach import drop_unreached, find_padding
 from seggrid.models.segmenter import Facts, Segmenter, SegOutput
 
@@ -26,6 +27,8 @@ def build(config: ModelConfig) -> Segmenter:
         UserError: the encoder or its weights cannot be had.
         ImpossibleCellError: the library cannot build this cell, or not with these settings.
     """
+    for module in config.arch.imports:
+        user_code.imported(module, f"arch.imports={module}")
     adapter = import_module(f"seggrid.models.{config.backend.name}")
     segmenter: Segmenter = adapter.build(config)
     segmenter.facts = _settled(config, segmenter.facts)
@@ -49,14 +52,19 @@ def _settled(config: ModelConfig, facts: Facts) -> Facts:
         "encoder_depth": (config.encoder.depth, True, "encoder.depth"),
     }
     unmatched = []
+    if config.match == "equal" and not config.arch.equal:
+        unmatched.append(f"all: nothing is named that arch={config.arch.name} should have in every library")
     for key, (wanted, is_must, setting) in chosen.items():
         had = getattr(facts, key)
         if wanted is None or wanted == had:
             continue
         if is_must:
+            what = "has no one such number" if had is None else f"gives {had}"
+            can_wish = setting.startswith("arch.") and config.match == "library" and key in config.arch.equal
             raise ImpossibleCellError(
-                f"{setting}={wanted} cannot be had with backend={config.backend.name} arch={config.arch.name} "
-                f"encoder={config.encoder.name}, which has {had}; leave it out, or say match=equal (docs/models.md)"
+                f"{setting}={wanted} cannot be had: backend={config.backend.name} arch={config.arch.title} "
+                f"encoder={config.encoder.name} {what}; leave it out{', or say match=equal' if can_wish else ''} "
+                "(docs/models.md)"
             )
         unmatched.append(f"{key} {had}, not {wanted}")
     return dataclasses.replace(facts, unmatched=tuple(unmatched))

@@ -16,7 +16,7 @@ from torch.nn import functional
 from seggrid import mmseg_configs
 from seggrid.config import EncoderConfig, ModelConfig
 from seggrid.errors import UserError, one_line
-from seggrid.models import measured, mmcv_ops, timm_encoder, user_code, weights
+from seggrid.models import measured, mmcv_ops, timm_encoder, weights
 from seggrid.models import mmseg_description as description
 from seggrid.models.reach import LARGE_SIZE, on_meta
 from seggrid.models.segmenter import IMAGENET, Facts, Segmenter
@@ -36,6 +36,7 @@ from mmseg.utils import register_all_modules  # noqa: E402
 
 IGNORED = 255  # what MMSegmentation's losses leave out
 PARTS: tuple[str, ...] = ("backbone", "neck", "decode_head", "auxiliary_head")
+OWN = ("base", "encoders", "loss", "channels_of")  # ours, of an arch's settings
 LABELS = {"GenerateEdge"}  # transforms that make further labels, which some losses read
 log = logging.getLogger("seggrid")
 
@@ -107,9 +108,12 @@ def build(config: ModelConfig) -> Segmenter:
         UserError: there is no such configuration, or weights cannot be had.
     """
     _quiet()
-    for module in config.arch.imports:
-        user_code.imported(module, f"arch.imports={module}")
     settings = config.settings
+    if unknown := sorted(set(settings) - {*PARTS, *OWN}):
+        raise UserError(
+            f"arch.backends.mmseg has no {', '.join(unknown)}; it takes {', '.join(PARTS)}, as in MMSegmentation's own "
+            "configurations"
+        )
     name = config.arch.config or settings.get("base")
     if name is None:
         raise UserError(
@@ -132,14 +136,23 @@ def build(config: ModelConfig) -> Segmenter:
         if encoder_config.library != "native":
             stride, depth = _set_encoder(model, config)
         has_weights = _set_checkpoints(model, encoder_config, config)
-        network = MODELS.build(ConfigDict(model))  # some read it by attribute
+        try:
+            network = MODELS.build(ConfigDict(model))  # some read it by attribute
+        except UserError:
+            raise
+        except Exception as error:  # whatever a head does with arguments that are not for it
+            changed = {key: settings[key] for key in PARTS if key in settings}
+            raise UserError(
+                f"backend=mmseg cannot build arch={config.arch.title} on encoder={encoder_config.name}"
+                f"{f' with arch.backends.mmseg={changed}' if changed else ''} ({one_line(error)[:200]})"
+            ) from error
         _init_weights(network)
     if not has_weights and encoder_config.library == "native" and encoder_config.pretrained and config.weights is None:
         log.info("%s starts at random: MMSegmentation publishes no weights for its encoder alone", config.arch.title)
     encoder = network.image_encoder if hasattr(network, "image_encoder") else network.backbone
     if encoder_config.library in ("mmseg", "native") and encoder_config.weights is not None:
         path = timm_encoder.require_file(encoder_config)
-        weights.load(encoder, weights.read(path), encoder_config.weights, config.num_classes)
+        weights.load(encoder, weights.read(path), encoder_config.weights, config.num_classes, "encoder.weights")
 
     native, normalization = _made_for(whole, model, encoder)
     if stride is None:
@@ -287,7 +300,7 @@ def _made_for(whole: Any, model: dict[str, Any], encoder: Any) -> tuple[tuple[in
     preprocessing = whole.model.get("data_preprocessor") or {}
     if preprocessing.get("mean") is None:
         return (height, width), IMAGENET
-    means, deviations = (tuple(value / 255 for value in preprocessing[key]) for key in ("mean", "std"))
+    means, deviations = (tuple(round(value / 255, 6) for value in preprocessing[key]) for key in ("mean", "std"))
     return (height, width), (means, deviations)
 
 

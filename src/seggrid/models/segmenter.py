@@ -3,8 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, NoReturn, Self
+from typing import Any, NamedTuple, NoReturn, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -63,6 +64,7 @@ class Segmenter(nn.Module, ABC):
         runs_on_meta: the network does not look at its values on the way, so that it can be run without any.
         arch: the architecture's name, where a saved model and not the configuration says what it is.
         encoder_name: the encoder's; likewise.
+        restored: what is needed to build the network of a saved model again without it, as plain values; else None.
         published: what the library publishes about this very model, for the record; None where it does not.
     """
 
@@ -91,6 +93,7 @@ class Segmenter(nn.Module, ABC):
         self.published: dict[str, object] | None = None
         self.arch: str | None = None
         self.encoder_name: str | None = None
+        self.restored: dict[str, Any] | None = None
         self._frozen = False
         # In tuples, so that they are not registered as submodules a second time.
         self._encoder = () if encoder is None else (encoder,)
@@ -144,8 +147,15 @@ class Segmenter(nn.Module, ABC):
             ignore_index: the label that does not count; padding gets it too.
 
         Returns:
-            The loss's parts, scalars, by the library's names; their sum is what is minimised.
+            The loss's parts, scalars, by the library's names; their sum is what is minimised. Zero where no
+            pixel counts.
         """
+        if bool((masks == ignore_index).all()):
+            # Libraries give such a batch a loss without a graph, or a graph without some weights, for which the other
+            # processes of a distributed run wait in vain.
+            return {
+                "loss": torch.stack([0 * weight.sum() for weight in self.parameters() if weight.requires_grad]).sum()
+            }
         height, width = images.shape[-2:]
         padding = self._padding(height, width)
         try:

@@ -266,8 +266,9 @@ def _restored(config: ModelConfig, saved: Saved) -> SmpSegmenter:
         ) from error
     segmenter = _segmenter(network, encoder, _saved_normalization(config, encoder, saved))
     if config.with_weights:
+        assert saved.file is not None
         smp_saved.load(network, saved.file, config)
-    segmenter.arch, segmenter.encoder_name = saved.arch, saved.encoder
+    segmenter.arch, segmenter.encoder_name, segmenter.restored = saved.arch, saved.encoder, saved.as_plain()
     return segmenter
 
 

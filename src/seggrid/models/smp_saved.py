@@ -33,14 +33,18 @@ class Saved:
         encoder: the encoder's name.
         encoder_source: the weights that the encoder started from, in SMP's words.
         options: the arguments of the architecture's class.
-        file: the weights.
+        file: the weights; None where a checkpoint holds them.
     """
 
     arch: str
     encoder: str
     encoder_source: Any
     options: dict[str, Any]
-    file: Path
+    file: Path | None
+
+    def as_plain(self) -> dict[str, Any]:
+        """Returns all but the file."""
+        return {key: value for key, value in vars(self).items() if key != "file"}
 
     def encoder_options(self, model: type) -> dict[str, Any]:
         """Returns those of the arguments that ``model`` hands on to its encoder."""
@@ -55,7 +59,9 @@ def find(config: ModelConfig) -> Saved | None:
         UserError: it is not there, is damaged, or holds another arch or encoder than the cell's.
     """
     source = config.weights
-    if source is None:
+    if config.restored is not None:
+        return Saved(**config.restored, file=None)
+    if source is None or not config.with_weights:
         return None
     if Path(source).is_file():
         if config.arch.name == "official":

@@ -15,6 +15,7 @@ from seggrid.checks import ImpossibleCellError
 from seggrid.config import EncoderConfig, ModelConfig
 from seggrid.encoder_names import DILATED, PYRAMIDS, VITS
 from seggrid.errors import UserError, one_line
+from seggrid.models import weights
 from seggrid.models.segmenter import IMAGENET
 
 LEVELS = 4
@@ -154,6 +155,7 @@ def require_file(config: EncoderConfig) -> Path:
     path = Path(config.weights)
     if not path.is_file():
         raise UserError(f"encoder.weights={config.weights} is not a file")
+    weights.check_hash(path)
     return path
 
 

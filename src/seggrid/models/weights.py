@@ -126,7 +126,9 @@ def read(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load(network: nn.Module, state: dict[str, Tensor], source: str, num_classes: int) -> list[str]:
+def load(
+    network: nn.Module, state: dict[str, Tensor], source: str, num_classes: int, setting: str = "weights"
+) -> list[str]:
     """Loads a state dict whole, except for the classifier of another number of classes, which keeps its start.
 
     A tensor is the classifier's where it differs from ours in one dimension alone, in which ours has one entry per
@@ -137,6 +139,7 @@ def load(network: nn.Module, state: dict[str, Tensor], source: str, num_classes:
         state: as from ``read``.
         source: what the user said, for the message.
         num_classes: of the network.
+        setting: the name of what the user said it with, likewise.
 
     Returns:
         The names of the classifier's tensors that were left as they were.
@@ -164,12 +167,12 @@ def load(network: nn.Module, state: dict[str, Tensor], source: str, num_classes:
             for fault, items in faults.items()
             if items
         ]
-        raise UserError(f"weights={source} is for another model: {', '.join(found)}")
+        raise UserError(f"{setting}={source} is for another model: {', '.join(found)}")
     merged.update({key: state[key] for key in own if key in state and key not in kept})
     try:
         network.load_state_dict(merged)
     except RuntimeError as error:
-        raise UserError(f"weights={source} cannot be loaded ({_reason(error)})") from error
+        raise UserError(f"{setting}={source} cannot be loaded ({_reason(error)})") from error
     return kept
 
 
