@@ -98,7 +98,7 @@ def test_all_published_configurations_are_there_with_their_figures(page: str) ->
     [
         (
             f"{{{BACKENDS[0]}: {{encoders: pyramids}}}}",
-            "encoders is 'pyramids'; it takes one of any, pyramid, vit, native",
+            "encoders is 'pyramids'; it takes one of any, pyramid, dilated, vit, native",
         ),
         ("{absent: {}}", "backends.absent is no backend; there are "),
     ],

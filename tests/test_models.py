@@ -129,7 +129,7 @@ def test_evaluation_gives_logits_at_the_images_size_and_nothing_else(segmenter: 
 
 @pytest.mark.parametrize("size", [(1, 1), (33, 64), (98, 130)])
 def test_any_size_goes_in(segmenter: models.Segmenter, size: tuple[int, int]) -> None:
-    output, _ = forward_on_meta(segmenter.train(), size)
+    output, _ = forward_on_meta(segmenter.train(segmenter.trains_from_logits), size)
     assert output.logits.shape == (2, CLASSES, *size)
 
 
@@ -138,7 +138,7 @@ def test_training_gives_what_the_library_has_as_auxiliary_heads(
 ) -> None:
     backend, arch, _ = cell
     number = {"smp": 0, "torchvision": int(arch != "lraspp"), "mmseg": _auxiliary_heads(segmenter)}[backend]
-    output, _ = forward_on_meta(segmenter.train(), SIZE)
+    output, _ = forward_on_meta(segmenter.train(segmenter.trains_from_logits), SIZE)
     assert [item.shape for item in output.aux] == [output.logits.shape] * number * segmenter.trains_from_logits
     assert bool(list(segmenter.aux_parameters())) == bool(number)
     assert segmenter.trains_from_logits == (ARCHS[arch][backend].get("loss") != "native")
@@ -253,8 +253,9 @@ def test_an_encoder_of_one_size_says_so(build_model: Any) -> None:
     segmenter = build_model("mmseg", "segformer", "test_maxvit").eval()
     native = segmenter.native_size
     assert segmenter(_images(size=native)).logits.shape[-2:] == native
-    with pytest.raises(UserError, match=f"cannot take images of 65x97 .* made for {native[0]}x{native[1]}"):
-        segmenter(_images())
+    assert segmenter(_images(size=(33, 65))).logits.shape[-2:] == (33, 65)  # smaller ones are padded
+    with pytest.raises(UserError, match=f"cannot take images of 305x97 .* made for {native[0]}x{native[1]}"):
+        segmenter(_images(size=(305, 97)))
 
 
 # Weights

@@ -40,8 +40,8 @@ What stands in a column is what `encoder=` takes there:
   {", ".join(f"`{name}`" for name in DILATED)}; or a plain ViT.
 - **vit**: plain ViTs, whose feature maps have one stride: {", ".join(f"`{name}`" for name in VITS)}.
 - **native**: `encoder=native`, the network that the method brings itself.
-- **own loss**: the method is trained with the library's own loss, most of them because logits alone cannot train all of it; all others
-  with cross-entropy, unless `loss` says otherwise.
+- **own loss**: the method is trained with the library's own loss, most of them because logits alone cannot train all
+  of it; all others with cross-entropy, unless `loss` says otherwise.
 - Nothing: the library does not have this architecture.
 
 What cannot be built is said to be so in one line; a sweep records it as skipped and goes on.

@@ -66,8 +66,7 @@ def build(config: ModelConfig) -> Segmenter:
     if config.weights is not None and config.with_weights:
         _load(network, config.weights, config)
     elif encoder is not None and encoder_config.weights is not None:
-        path = timm_encoder.require_file(encoder_config)
-        weights.load(encoder, weights.read(path), encoder_config.weights, config.num_classes, "encoder.weights")
+        timm_encoder.load_own(encoder_config, encoder, config.num_classes)
     strides = [] if encoder is None else [stride for stride in measured.strides(encoder, size) if stride > 1]
     facts = Facts(strides[-1], len(strides), None) if strides else Facts(1, 1, None)
     has_native_loss = callable(getattr(network, "native_loss", None))

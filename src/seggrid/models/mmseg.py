@@ -151,8 +151,7 @@ def build(config: ModelConfig) -> Segmenter:
         log.info("%s starts at random: MMSegmentation publishes no weights for its encoder alone", config.arch.title)
     encoder = network.image_encoder if hasattr(network, "image_encoder") else network.backbone
     if encoder_config.library in ("mmseg", "native") and encoder_config.weights is not None:
-        path = timm_encoder.require_file(encoder_config)
-        weights.load(encoder, weights.read(path), encoder_config.weights, config.num_classes, "encoder.weights")
+        timm_encoder.load_own(encoder_config, encoder, config.num_classes)
 
     native, normalization = _made_for(whole, model, encoder)
     if stride is None:
@@ -254,8 +253,8 @@ def _checkpoint(address: str, encoder: EncoderConfig) -> str:
         address = get_external_models()[name]
     elif not name and not Path(address).is_file():
         raise UserError(
-            f"the pretrained encoder is {address}, a file that MMSegmentation has its users make themselves; "
-            "go on with encoder.pretrained=false, or with encoder.weights=<file>"
+            f"the pretrained weights of encoder={encoder.name} are {address}, a file that MMSegmentation has its users make "
+            "themselves; go on with encoder.pretrained=false, or with encoder.weights=<file>"
         )
     try:
         path = weights.download(address) if "://" in address else Path(address)
@@ -266,8 +265,8 @@ def _checkpoint(address: str, encoder: EncoderConfig) -> str:
             temporary.replace(clean)
     except UserError as error:
         raise UserError(
-            f"the pretrained encoder cannot be had ({one_line(error).partition(';')[0]}); go on with "
-            "encoder.pretrained=false, or with encoder.weights=<file>"
+            f"the pretrained weights of encoder={encoder.name} cannot be had ({one_line(error).partition(';')[0]}); go on "
+            "with encoder.pretrained=false, or with encoder.weights=<file>"
         ) from error
     return str(clean)
 

@@ -159,6 +159,26 @@ def require_file(config: EncoderConfig) -> Path:
     return path
 
 
+def load_own(config: EncoderConfig, encoder: nn.Module, num_classes: int) -> None:
+    """Loads ``encoder.weights`` into an encoder that is not timm's; a classifier in the file is left out.
+
+    Args:
+        config: the encoder.
+        encoder: what gets the weights.
+        num_classes: of the whole network.
+
+    Raises:
+        UserError: the file is damaged, or for another encoder.
+    """
+    path = require_file(config)
+    try:
+        state = weights.read(path)
+    except UserError as error:
+        raise UserError(f"encoder.weights={config.weights} is no use: {one_line(error)}") from error
+    state = {key: value for key, value in state.items() if not key.startswith(("head.", "fc."))}
+    weights.load(encoder, state, str(config.weights), num_classes, "encoder.weights")
+
+
 @contextmanager
 def weights_errors(config: EncoderConfig) -> Iterator[None]:
     """Turns any failure to get weights into one line that says how to go on.
