@@ -253,8 +253,8 @@ def _checkpoint(address: str, encoder: EncoderConfig) -> str:
         address = get_external_models()[name]
     elif not name and not Path(address).is_file():
         raise UserError(
-            f"the pretrained weights of encoder={encoder.name} are {address}, a file that MMSegmentation has its users make "
-            "themselves; go on with encoder.pretrained=false, or with encoder.weights=<file>"
+            f"the pretrained weights of encoder={encoder.name} are {address}, a file that MMSegmentation has its users "
+            "make themselves; go on with encoder.pretrained=false, or with encoder.weights=<file>"
         )
     try:
         path = weights.download(address) if "://" in address else Path(address)
@@ -265,8 +265,8 @@ def _checkpoint(address: str, encoder: EncoderConfig) -> str:
             temporary.replace(clean)
     except UserError as error:
         raise UserError(
-            f"the pretrained weights of encoder={encoder.name} cannot be had ({one_line(error).partition(';')[0]}); go on "
-            "with encoder.pretrained=false, or with encoder.weights=<file>"
+            f"the pretrained weights of encoder={encoder.name} cannot be had ({one_line(error).partition(';')[0]}); go "
+            "on with encoder.pretrained=false, or with encoder.weights=<file>"
         ) from error
     return str(clean)
 
