@@ -19,10 +19,10 @@ test: setup  ## lint, types and the quick tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto
 
 test-all: setup  ## the slow tests too: the whole matrix of models
-	@$(BIN)/python -m pytest -m ''
+	@$(BIN)/python -m pytest -n auto -m ''
 
 lint: setup  ## mend what can be mended
 	@$(BIN)/ruff check --fix .

@@ -141,6 +141,17 @@ def test_a_glob_in_a_sweep_finds_every_name_once(pattern: str, expected: Callabl
             ],
         ),
         (
+            ["backend=smp", "arch=unet", "arch.config=pspnet_r50-d8"],
+            ["arch.config is set, but arch=unet has no such setting: it belongs to arch=official"],
+        ),
+        (["backend=smp", "arch=unet", "encoder=native"], ["backend=smp has no encoder of its own for arch=unet"]),
+        (["backend=mmseg", "arch=stdc", "encoder=resnet18"], ["arch=stdc is a network of its own", "encoder=native"]),
+        (
+            ["backend=mmseg", "arch=mask2former", "loss.aux_weight=0.2"],
+            ["loss.aux_weight is set, but native has no such setting"],
+        ),
+        (["weights=a.pth", "encoder.weights=b.pth"], ["weights and encoder.weights are both set"]),
+        (
             ["backend=mmseg", "arch=fcn", "encoder=smp/resnet18"],
             ["backend=mmseg cannot take encoder=smp/resnet18", "choose a timm name or mmseg/<name>"],
         ),

@@ -111,6 +111,45 @@ def test_the_ignored_label_and_the_padding_count_in_no_native_loss(build_model: 
     assert all(value.isfinite() for value in odd.values())
 
 
+@pytest.mark.parametrize(
+    ("arch", "encoder"), [("pidnet", "native"), ("ddrnet", "native"), ("pointrend", "test_resnet")]
+)
+def test_a_batch_without_a_pixel_that_counts_has_a_loss_of_zero_for_every_weight(
+    arch: str, encoder: str, build_model: Any
+) -> None:
+    # Without a gradient for each weight the other processes of a distributed run would wait for ever.
+    segmenter = build_model("mmseg", arch, encoder).train()
+    images, masks = _batch(32, 32)
+    losses = segmenter.native_loss(images, torch.full_like(masks, 9), 9)
+    total = torch.stack(list(losses.values())).sum()
+    total.backward()
+    assert total == 0
+    assert all(weight.grad is not None for weight in segmenter.parameters() if weight.requires_grad)
+
+
+def test_segnext_gives_the_same_logits_at_every_call(build_model: Any) -> None:
+    segmenter = build_model("mmseg", "segnext", "test_resnet").eval()
+    images, _ = _batch(32, 32)
+    with torch.no_grad():
+        first, state = segmenter(images).logits, torch.get_rng_state()
+        assert torch.equal(segmenter(images).logits, first)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("decode_head.type=NoHead", "backend=mmseg cannot build arch=fcn .*'type': 'NoHead'.*NoHead is not in the"),
+        ("decode_head.chanels=3", "backend=mmseg cannot build arch=fcn .* unexpected keyword argument 'chanels'"),
+        ("decoder_head.type=FCNHead", "arch.backends.mmseg has no decoder_head; it takes backbone, neck, decode_head"),
+    ],
+)
+def test_a_part_that_cannot_be_built_is_one_line(part: str, message: str, model_config: Any) -> None:
+    with pytest.raises(UserError, match=message) as refusal:
+        models.build(model_config("mmseg", "fcn", "test_resnet", f"+arch.backends.mmseg.{part}"))
+    assert "\n" not in str(refusal.value)
+
+
 def test_class_weights_of_another_number_of_classes_are_dropped() -> None:
     segmenter = models.build(_config("cgnet_fcn_4xb4-60k_cityscapes-680x680"))
     assert segmenter.network.decode_head.loss_decode.class_weight is None

@@ -138,3 +138,64 @@ def test_a_failed_run_ends_as_failed_in_wandb(tmp_path: Path) -> None:
     run("train.py", *TINY, *settings, f"hydra.run.dir={tmp_path}", expect=1)
     log = next(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     assert [entry["exit"]["exit_code"] for entry in wandb_entries(log) if entry["type"] == "exit"] == [1]
+
+
+def _cell(*choices: str) -> list[str]:
+    """``TINY`` with other choices."""
+    named = {choice.split("=", 1)[0] for choice in choices}
+    return [*(item for item in TINY if item.split("=", 1)[0] not in named), *choices]
+
+
+def test_a_run_by_the_librarys_own_loss_resumes_and_is_evaluated(tmp_path: Path) -> None:
+    # knet: its logits alone do not train all of it, so loss=auto is the library's own.
+    run("train.py", *_cell("backend=mmseg", "arch=knet"), f"hydra.run.dir={tmp_path}/run")
+    first = record(tmp_path / "run")
+    assert first["status"] == "completed"
+    assert first["train"]["loss_name"] == "native"
+    assert first["metrics"]["loss"] is None
+    assert first["model"]["gmacs_aux"] is None
+    run("evaluate.py", f"run={tmp_path}/run", f"hydra.run.dir={tmp_path}/eval")
+    assert record(tmp_path / "eval")["metrics"] == first["metrics"]
+    run("train.py", f"resume={tmp_path}/run", "trainer.max_epochs=2")
+    assert record(tmp_path / "run")["train"]["epochs"] == 2
+
+
+def test_another_loss_is_refused_where_it_cannot_train_the_model(tmp_path: Path) -> None:
+    done = run(
+        "train.py", *_cell("backend=mmseg", "arch=knet", "loss=dice"), f"hydra.run.dir={tmp_path}/dice", expect=1
+    )
+    assert "arch=knet cannot be trained with loss=dice" in done.stderr
+    done = run("train.py", *_cell("backend=smp", "arch=unet", "loss=native"), f"hydra.run.dir={tmp_path}/smp", expect=1)
+    assert "backend=smp arch=unet has no loss of its own" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_run_outlives_the_saved_model_that_it_started_from(tmp_path: Path) -> None:
+    import segmentation_models_pytorch as smp
+
+    saved = tmp_path / "saved"
+    smp.Unet("tu-resnet10t", encoder_weights=None, classes=6, decoder_channels=(32, 32, 16, 16, 16)).save_pretrained(
+        saved
+    )
+    cell = [item for item in TINY if not item.startswith(("arch=", "encoder"))]
+    run("train.py", *cell, "backend=smp", "arch=official", f"weights={saved}", f"hydra.run.dir={tmp_path}/run")
+    first = record(tmp_path / "run")
+    assert (first["arch"], first["encoder"]) == ("unet", "resnet10t")
+    saved.rename(tmp_path / "gone")
+    run("evaluate.py", f"run={tmp_path}/run", f"hydra.run.dir={tmp_path}/eval")
+    assert record(tmp_path / "eval")["metrics"] == first["metrics"]
+    run("train.py", f"resume={tmp_path}/run", "trainer.max_epochs=2")
+    assert record(tmp_path / "run")["train"]["epochs"] == 2
+
+
+def test_a_published_configuration_stands_beside_what_is_measured(tmp_path: Path) -> None:
+    name = "fast_scnn_8xb4-160k_cityscapes-512x1024"
+    cell = [item for item in TINY if not item.startswith(("arch=", "encoder"))]
+    own = ("backend=mmseg", "arch=official", f"arch.config={name}", "encoder.pretrained=false")
+    run("train.py", "-m", *cell, *own, "seed=0", f"hydra.sweep.dir={tmp_path}")
+    values = record(next(tmp_path.glob("0_*")))
+    assert values["arch"] == name
+    assert values["published"]["dataset"] == "Cityscapes"
+    assert values["published"]["mIoU"] == pytest.approx(0.7096)
+    assert "70.96" in (tmp_path / "comparison.md").read_text()
+    assert values["published"]["weights"] in (tmp_path / "comparison.csv").read_text()

@@ -110,7 +110,12 @@ def check_train(config: TrainConfig) -> None:
     _check_weights(config)
     check_cell(config.backend, config.arch, config.encoder)
     if loss_name(config) == "native":
-        _only_for("loss.aux_weight", loss.aux_weight, "native", tuple(name for name in LOSSES if name != "native"))
+        _only_for(
+            "loss.aux_weight",
+            loss.aux_weight,
+            "native",
+            tuple(name for name in LOSSES if name not in ("auto", "native")),
+        )
 
 
 def check_profile(config: ProfileConfig) -> None:
