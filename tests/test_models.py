@@ -46,7 +46,7 @@ QUICK_NATIVE = {"cgnet", "erfnet", "fastscnn", "pidnet", "stdc"}
 SMALLER = {"beit": "+arch.backends.mmseg.backbone.img_size=[128,160]"}
 SMALLER["mae"] = SMALLER["beit"]
 # MMSegmentation's archs of the quick tests: those that it shares with another library, and one of each kind of loss.
-QUICK_ARCHS = {"danet", "ocrnet", "pointrend", "mask2former", "segmenter"}
+QUICK_ARCHS = {"ocrnet", "pointrend", "mask2former", "segmenter"}
 QUICK_ARCHS |= {arch for arch, backends in ARCHS.items() if len(backends) > 1}
 QUICK_OWN = {"smp/mit_b0", "mmseg/mit_b0", "mmseg/resnet50_v1c", "torchvision/mobilenet_v3_large"}
 

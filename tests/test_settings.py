@@ -72,7 +72,7 @@ def test_the_decoders_width_reaches_the_network_or_is_refused(backend: str, arch
         assert "arch.decoder_channels=96 cannot be had" in _refused(build_model, *cell)
 
 
-@pytest.mark.parametrize("stride", [8, 16, 32])
+@pytest.mark.parametrize("stride", [16, *(pytest.param(stride, marks=pytest.mark.slow) for stride in (8, 32))])
 @pytest.mark.parametrize(("backend", "arch"), ROWS)
 def test_the_output_stride_reaches_the_network_or_is_refused(
     backend: str, arch: str, stride: int, build_model: Any
@@ -91,7 +91,7 @@ def test_the_output_stride_reaches_the_network_or_is_refused(
         assert f"arch.output_stride={stride}" in _refused(build_model, *cell)
 
 
-@pytest.mark.parametrize("depth", [3, 4, 5])
+@pytest.mark.parametrize("depth", [3, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (4, 5))])
 @pytest.mark.parametrize("arch", [arch for backend, arch in ROWS if backend == "smp" and arch != "dpt"])
 def test_smps_encoder_gets_shallower_and_its_logits_stay_at_the_images_size(
     arch: str, depth: int, build_model: Any
