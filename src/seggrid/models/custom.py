@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from seggrid.errors import UserError, one_line
 from seggrid.models import measured, timm_encoder, user_code, weights
 from seggrid.models.segmenter import Facts, Segmenter
 
+log = logging.getLogger("seggrid")
 SIZES = ((224, 224), (256, 256), (512, 512))  # tried in this order: most networks work with all of them
 WANTED = "(B, num_classes, h, w), a dict with such an 'out' and perhaps an 'aux', or a tuple of such"
 
@@ -78,7 +80,9 @@ def _load(network: nn.Module, source: str, config: ModelConfig) -> None:
     if not path.is_file():
         raise UserError(f"weights={source} is not a file, and backend=custom publishes none; say weights=<file>")
     weights.check_hash(path)
-    weights.load(network, weights.read(path), source, config.num_classes)
+    kept = weights.load(network, weights.read(path), source, config.num_classes)
+    if kept:
+        log.info("weights=%s: %s start anew, for %d classes", source, ", ".join(kept), config.num_classes)
 
 
 def _imported(target: str) -> Any:

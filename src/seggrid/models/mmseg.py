@@ -156,6 +156,8 @@ def build(config: ModelConfig) -> Segmenter:
     native, normalization = _made_for(whole, model, encoder)
     if stride is None:
         strides = measured.strides(_Features(network), native)
+        if not strides:
+            raise UserError(f"arch={config.arch.title} does not run at {native[0]}x{native[1]}, for which it was made")
         stride, depth = max(strides), len(strides) + (len(set(strides)) > 1)
     head = network.decode_head[-1] if isinstance(network.decode_head, nn.ModuleList) else network.decode_head
     segmenter = MmsegSegmenter(

@@ -1,5 +1,6 @@
 """torchvision: FCN, DeepLabV3 and LR-ASPP, on its own backbones and on timm's encoders, and its published models."""
 
+import dataclasses
 import inspect
 import logging
 import sys
@@ -86,7 +87,7 @@ def build(config: ModelConfig) -> Segmenter:
     native: tuple[int, int] = (224, 224)
     normalization: tuple[tuple[float, ...], tuple[float, ...]] = IMAGENET
     if encoder.library == "timm":
-        source = encoder if config.weights is None else _without_weights(encoder)
+        source = encoder if config.weights is None else dataclasses.replace(encoder, pretrained=False, weights=None)
         pyramid = timm_encoder.TimmEncoder(source, config.output_stride or settings["output_stride"])
         timm_encoder.check_strides(config, pyramid.strides)
         network = _assemble(arch, NamedPyramid(pyramid), pyramid.channels, config.num_classes, head_options)
@@ -108,10 +109,6 @@ def build(config: ModelConfig) -> Segmenter:
     if config.weights is not None and config.with_weights:
         _load(segmenter, config)
     return segmenter
-
-
-def _without_weights(encoder: EncoderConfig) -> EncoderConfig:
-    return EncoderConfig(encoder.name, False, None, encoder.depth, encoder.frozen, encoder.options)
 
 
 def _head_options(config: ModelConfig) -> dict[str, Any]:
