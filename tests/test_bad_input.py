@@ -119,7 +119,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "no root": (lambda root: root.rename(root.parent / "moved"), ("dataset.root=", "data is not a folder")),
     "image without mask": (
         lambda root: (root / "masks" / "train" / "c.png").unlink(),
-        ("images/train/c.png has no mask", "stem c", "masks/{split}/*", "add the mask or remove the image"),
+        ("images/train/c.png has no mask", "name c", "masks/{split}/*", "add the mask or remove the image"),
     ),
     "mask without image": (
         lambda root: (root / "images" / "val" / "v.png").unlink() or _save(root / "images" / "val" / "w.png", [[1]]),
@@ -137,6 +137,18 @@ SPOILT: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "mask in colours": (
         lambda root: _save(root / "masks" / "train" / "b.png", np.zeros((*SIZE, 3))),
         ("masks/train/b.png is a RGB image", "save it with one channel"),
+    ),
+    "folder of masks that is not there": (
+        lambda root: (root / "masks").rename(root / "labels"),
+        ("data/masks is not a folder", "dataset.masks=masks/{split}/*"),
+    ),
+    "empty image": (
+        lambda root: (root / "images" / "train" / "b.png").write_bytes(b""),
+        ("images/train/b.png cannot be read (it is empty)", "replace it"),
+    ),
+    "labels from one on": (
+        lambda root: _save(root / "masks" / "train" / "b.png", np.full(SIZE, 3)),
+        ("masks/train/b.png has the label 3", "dataset.reduce_zero_label=true", "map it"),
     ),
     "truncated PNG": (
         lambda root: _truncate(root / "images" / "train" / "b.png"),
@@ -178,7 +190,6 @@ def test_what_a_worker_process_meets_is_one_line_too(case: str, root: Path, capf
 IMPOSSIBLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "no classes": ("dataset.classes=[]", ("dataset.classes is empty", "at least 1", "[a,b,c]")),
     "a large batch": ("batch_size=5", ("batch_size=5", "4 images", "set batch_size to at most 4")),
-    "a large crop": ("augment.crop=[64,64]", ("32x32", "augment.crop 64x64", "set a smaller augment.crop")),
 }
 
 

@@ -51,9 +51,13 @@ def test_every_choice_composes_and_passes_the_checks(group: str, file: Path, com
     elif group == "dataset" and "shapes" not in yaml.safe_load(file.read_text()):
         overrides.append(f"dataset.root={tmp_path}")
         overrides += ["dataset.classes=[a,b]"] if "classes" not in yaml.safe_load(file.read_text()) else []
-    composed = compose("train", *overrides)
-    assert isinstance(composed, config.TrainConfig)
-    check_train(composed)
+    if group in ("inference", "tta"):
+        composed = compose("evaluate", "run=somewhere", *overrides)
+        checks.check_evaluate(composed)
+    else:
+        composed = compose("train", *overrides)
+        assert isinstance(composed, config.TrainConfig)
+        check_train(composed)
     if group != "experiment" and "name" in yaml.safe_load(file.read_text()):
         assert getattr(composed, group).name == choice
 
@@ -234,6 +238,10 @@ def test_a_glob_that_matches_nothing_is_an_error(tmp_path: Path) -> None:
         (["augment.resize=[64]"], "augment.resize"),
         (["augment.crop=[64,0]"], "augment.crop"),
         (["augment.scale=[2,0.5]"], "augment.scale"),
+        (["augment=standard", "augment.max_class_share=1"], "augment.max_class_share"),
+        (["augment=standard", "augment.crop=null"], "augment.max_class_share"),
+        (["dataset.cache=memory"], "dataset.cache"),
+        (["dataset.cache=disk"], "dataset.cache=disk"),
         (["dataset.classes=[]"], "dataset.classes"),
         (["dataset.classes=[a,a]"], "dataset.classes"),
         (["dataset.ignore_index=2"], "dataset.ignore_index"),

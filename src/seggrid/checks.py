@@ -9,13 +9,19 @@ from typing import Any
 
 from seggrid.config import (
     ArchConfig,
+    AugmentConfig,
     BackendConfig,
+    CheckConfig,
     DatasetConfig,
     EncoderConfig,
     EvaluateConfig,
+    InferenceConfig,
     ProfileConfig,
     TrainConfig,
+    TtaConfig,
 )
+from seggrid.data.labels import check_classes, check_labels
+from seggrid.data.patterns import check_pattern
 from seggrid.errors import UserError
 
 LOSSES = ("auto", "cross_entropy", "dice", "focal", "lovasz", "native", "ohem")
@@ -29,6 +35,8 @@ LOGGER_MODES = ("auto", "online", "offline")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 CHECKPOINTS = ("best", "last")
+INFERENCES = ("whole", "slide")
+CACHES = ("none", "disk", "ram")
 
 
 class ImpossibleCellError(UserError):
@@ -77,28 +85,17 @@ def check_train(config: TrainConfig) -> None:
     _at_least("optimizer.weight_decay", config.optimizer.weight_decay, 0)
     _at_least("loss.aux_weight", loss.aux_weight, 0)
     _within("schedule.warmup_fraction", config.schedule.warmup_fraction, 0, 1)
-    _within("augment.flip", augment.flip, 0, 1)
     _within("loss.label_smoothing", loss.label_smoothing, 0, 1)
     _within("loss.threshold", loss.threshold, 0, 1)
     _within("loss.min_kept_fraction", loss.min_kept_fraction, 0, 1)
     _within("seed", config.seed, 0, 2**32 - 1)
-    _at_least("augment.color_jitter", augment.color_jitter, 0)
     _above("schedule.power", config.schedule.power, 0)
     _at_least("optimizer.momentum", config.optimizer.momentum, 0)
     betas = config.optimizer.betas
     if betas is not None and not (len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
         raise UserError(f"optimizer.betas is {betas}; it takes two values from 0 to below 1")
-    for key, values in (("mean", augment.mean), ("std", augment.std)):
-        if values is not None and (len(values) != 3 or (key == "std" and min(values) <= 0)):
-            raise UserError(f"augment.{key} is {values}; it takes 3 values, std above 0, or null for the model's own")
     _check_devices(trainer.devices)
-    _check_size("augment.resize", augment.resize)
-    _check_size("augment.crop", augment.crop)
-    if augment.scale is not None and not (len(augment.scale) == 2 and 0 < augment.scale[0] <= augment.scale[1]):
-        raise UserError(f"augment.scale is {augment.scale}; it takes [smallest, largest], both above 0")
-    sizes = augment.crop, augment.resize
-    if sizes[0] is not None and sizes[1] is not None and (sizes[0][0] > sizes[1][0] or sizes[0][1] > sizes[1][1]):
-        raise UserError(f"augment.crop {sizes[0]} is larger than augment.resize {sizes[1]}; set a smaller crop")
+    _check_augment(augment)
     _check_dataset(dataset)
     if loss.class_weights is not None and len(loss.class_weights) != len(dataset.classes):
         raise UserError(
@@ -133,11 +130,56 @@ def check_profile(config: ProfileConfig) -> None:
 
 def check_evaluate(config: EvaluateConfig) -> None:
     """Refuses an evaluation configuration that cannot work; raises as :func:`check_train` does."""
+    if not Path(config.checkpoint).suffix:
+        _one_of("checkpoint", config.checkpoint, (*CHECKPOINTS, "<file>"))
+    if config.run is None and not Path(config.checkpoint).suffix and config.weights is None:
+        raise UserError(
+            "nothing to evaluate: say run=<folder of a run or of a sweep>, checkpoint=<file>, or backend, arch, "
+            "encoder and weights=<file or published name>"
+        )
     _at_least("eval_batch_size", config.eval_batch_size, 1)
     _at_least("num_workers", config.num_workers, 0)
     _at_least("pictures", config.pictures, 0)
+    _at_least("worst", config.worst, 0)
     _one_of("accelerator", config.accelerator, ACCELERATORS)
-    _one_of("checkpoint", config.checkpoint, CHECKPOINTS)
+    _check_devices(config.devices, "devices")
+    check_inference(config.inference, config.tta)
+    _check_augment(config.augment)
+    if config.images is None:
+        _check_dataset(config.dataset, need_labels=False)
+    check_cell(config.backend, config.arch, config.encoder)
+
+
+def check_data(config: CheckConfig) -> None:
+    """Refuses a data set that cannot be looked at; raises as :func:`check_train` does."""
+    if not config.splits:
+        raise UserError("splits is empty; it takes names of splits, such as [train,val]")
+    _at_least("num_workers", config.num_workers, 0)
+    _at_least("pictures", config.pictures, 0)
+    _at_least("faults", config.faults, 0)
+    _check_augment(config.augment)
+    _check_dataset(config.dataset, need_labels=False)
+
+
+def check_inference(inference: InferenceConfig, tta: TtaConfig) -> None:
+    """Refuses a way through the model that cannot work; raises as :func:`check_train` does."""
+    _one_of("inference.name", inference.name, INFERENCES)
+    for key in ("crop", "stride", "batch_size"):
+        value = getattr(inference, key)
+        _only_for(f"inference.{key}", value, f"inference={inference.name}", ("inference=slide",))
+        if inference.name == "slide" and value is None:
+            raise UserError(f"inference.{key} is not set; inference=slide needs it, see conf/inference/slide.yaml")
+    _at_least("inference.batch_size", inference.batch_size, 1)
+    _check_size("inference.crop", inference.crop)
+    _check_size("inference.stride", inference.stride)
+    crop, stride = inference.crop, inference.stride
+    if crop is not None and stride is not None and (stride[0] > crop[0] or stride[1] > crop[1]):
+        raise UserError(
+            f"inference.stride {stride} is larger than inference.crop {crop}: pixels between the windows would have no "
+            "prediction; set a smaller stride"
+        )
+    if not tta.scales or not all(0 < scale < math.inf for scale in tta.scales):
+        raise UserError(f"tta.scales is {tta.scales}; it takes factors above 0, at least one, such as [1.0]")
 
 
 def check_cell(backend: BackendConfig, arch: ArchConfig, encoder: EncoderConfig) -> None:
@@ -182,7 +224,7 @@ def check_cell(backend: BackendConfig, arch: ArchConfig, encoder: EncoderConfig)
         )
 
 
-def loss_name(config: TrainConfig) -> str:
+def loss_name(config: TrainConfig | EvaluateConfig) -> str:
     """Returns the loss that ``loss=auto`` means for this cell, else the one that was chosen."""
     if config.loss.name != "auto":
         return config.loss.name
@@ -200,47 +242,57 @@ def archs_of(backend: str) -> list[str]:
     return [arch["name"] for arch in archs if backend in arch["backends"]]
 
 
-def _check_dataset(dataset: DatasetConfig) -> None:
-    if not dataset.classes:
-        raise UserError("dataset.classes is empty: the number of classes must be at least 1; name them, e.g. [a,b,c]")
-    if len(dataset.classes) == 1:
-        raise UserError(f"dataset.classes has one class, {dataset.classes[0]}; name the background too, as a class")
-    if len(set(dataset.classes)) != len(dataset.classes):
-        raise UserError(f"dataset.classes names a class twice: {dataset.classes}")
-    if 0 <= dataset.ignore_index < len(dataset.classes):
-        raise UserError(
-            f"dataset.ignore_index {dataset.ignore_index} is the class {dataset.classes[dataset.ignore_index]!r}; "
-            f"choose a value outside 0..{len(dataset.classes) - 1}"
-        )
-    if not 0 <= dataset.ignore_index <= 255:
-        raise UserError(f"dataset.ignore_index is {dataset.ignore_index}; it takes a value from 0 to 255")
-    if dataset.palette is not None and len(dataset.palette) != len(dataset.classes):
-        raise UserError(
-            f"dataset.palette has {len(dataset.palette)} colours, dataset.classes has {len(dataset.classes)}: "
-            "give one [r, g, b] per class, or null"
-        )
-    for colour in dataset.palette or []:
-        if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
-            raise UserError(f"dataset.palette has the colour {colour}; it takes [r, g, b] from 0 to 255")
-    for source, target in dataset.label_map.items():
-        if target != dataset.ignore_index and not 0 <= target < len(dataset.classes):
-            raise UserError(
-                f"dataset.label_map.{source} is {target}; it takes 0..{len(dataset.classes) - 1} or the ignore_index "
-                f"{dataset.ignore_index}"
-            )
+def _check_augment(augment: AugmentConfig) -> None:
+    _within("augment.flip", augment.flip, 0, 1)
+    for key, values in (("mean", augment.mean), ("std", augment.std)):
+        if values is not None and (len(values) != 3 or (key == "std" and min(values) <= 0)):
+            raise UserError(f"augment.{key} is {values}; it takes 3 values, std above 0, or null for the model's own")
+    _check_size("augment.resize", augment.resize)
+    _check_size("augment.crop", augment.crop)
+    if augment.scale is not None and not (len(augment.scale) == 2 and 0 < augment.scale[0] <= augment.scale[1]):
+        raise UserError(f"augment.scale is {augment.scale}; it takes [smallest, largest], both above 0")
+    share = augment.max_class_share
+    if share is not None and not 0 < share < 1:
+        raise UserError(f"augment.max_class_share is {share}; it takes a share between 0 and 1, or null for no limit")
+    if share is not None and augment.crop is None:
+        raise UserError("augment.max_class_share is set without augment.crop; set augment.crop, or leave it null")
+
+
+def _check_dataset(dataset: DatasetConfig, need_labels: bool = True) -> None:
+    check_classes(dataset)
+    check_labels(dataset)
+    _one_of("dataset.cache", dataset.cache, CACHES)
     if dataset.shapes is not None:
+        if dataset.cache == "disk":
+            raise UserError("dataset.cache=disk keeps decoded files, and dataset.shapes has none; say ram or none")
         _check_size("dataset.shapes.size", dataset.shapes.size)
         _at_least("dataset.shapes.train", dataset.shapes.train, 1)
         _at_least("dataset.shapes.val", dataset.shapes.val, 1)
         return
-    if dataset.root is None or dataset.images is None or dataset.masks is None:
-        missing = next(key for key in ("root", "images", "masks") if getattr(dataset, key) is None)
-        raise UserError(f"dataset.{missing} is not set; say dataset.{missing}=<path>")
-    if "{split}" not in dataset.images and (dataset.val_fraction is None or not 0 < dataset.val_fraction < 1):
+    _within("dataset.color_tolerance", dataset.color_tolerance, 0, 255)
+    for key in ("root", "images", "masks") if need_labels else ("root", "images"):
+        if getattr(dataset, key) is None:
+            hint = f"; {' '.join(dataset.download.split())}" if key == "root" and dataset.download else ""
+            raise UserError(f"dataset.{key} is not set; say dataset.{key}=<path>{hint}")
+    _check_patterns(dataset)
+    named = dataset.lists or dataset.names or "{split}" in (dataset.images or "")
+    if not named and (dataset.val_fraction is None or not 0 < dataset.val_fraction < 1):
         raise UserError(
             f"dataset.val_fraction is {dataset.val_fraction}; it takes a share between 0 and 1 where dataset.images "
-            "does not name {split}"
+            "does not name {split} and there are no dataset.lists"
         )
+
+
+def _check_patterns(dataset: DatasetConfig) -> None:
+    masks = dataset.masks
+    if not (masks is None or isinstance(masks, str) or (masks and all(isinstance(item, str) for item in masks))):
+        raise UserError(f"dataset.masks is {masks!r}; it takes a pattern, a list of them, or null")
+    check_pattern("dataset.images", dataset.images or "")
+    for pattern in [masks] if isinstance(masks, str) else masks or []:
+        check_pattern("dataset.masks", pattern)
+    for split, files in dataset.lists.items():
+        if not (isinstance(files, str) or (files and all(isinstance(item, str) for item in files))):
+            raise UserError(f"dataset.lists.{split} is {files!r}; it takes a text file or a list of them")
 
 
 def _check_weights(config: TrainConfig | ProfileConfig) -> None:
@@ -248,11 +300,11 @@ def _check_weights(config: TrainConfig | ProfileConfig) -> None:
         raise UserError("weights and encoder.weights are both set; weights holds the whole model: leave one out")
 
 
-def _check_devices(devices: Any) -> None:
+def _check_devices(devices: Any, key: str = "trainer.devices") -> None:
     fine = devices == "auto" or (isinstance(devices, int) and (devices == -1 or devices >= 1))
     fine = fine or (isinstance(devices, list) and devices and all(isinstance(item, int) for item in devices))
     if not fine or isinstance(devices, bool):
-        raise UserError(f"trainer.devices is {devices!r}; it takes a number from 1, a list of indices, or auto")
+        raise UserError(f"{key} is {devices!r}; it takes a number from 1, a list of indices, or auto")
 
 
 def _check_size(key: str, size: list[int] | None) -> None:

@@ -2,7 +2,7 @@
 
 import colorsys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,9 +31,14 @@ class ShapesSource:
     config: ShapesConfig
     split: str
     ignore_index: int
+    labelled: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return self.config.train if self.split == "train" else self.config.val
+
+    def key(self, index: int) -> str:
+        """Names a picture in the split."""
+        return f"{index:05d}"
 
     def name(self, index: int) -> str:
         """Names a picture in messages."""
