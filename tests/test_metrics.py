@@ -1,15 +1,18 @@
-"""The scores are those of MMSegmentation's ``IoUMetric``, on one process and on several."""
+"""The scores are those of MMSegmentation's ``IoUMetric`` and of two more definitions, on one process and on several."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, multiprocessing
 
+from seggrid import metrics
 from seggrid.data.samplers import EvalSampler
-from seggrid.metrics import Scores, confusion_matrix, scores
+from seggrid.metrics import ConfusionMatrix, Scores, count, scores
 
 CLASSES, IGNORE = 6, 255
 IMAGES = 9
@@ -26,7 +29,7 @@ def _image(index: int, predicted_only: int = 4, nowhere: int = 5) -> tuple[Tenso
 
 
 def _scores(indices: list[int], **image: int) -> Scores:
-    metric = confusion_matrix(CLASSES, IGNORE)
+    metric = ConfusionMatrix(CLASSES, IGNORE)
     for index in indices:
         prediction, labels = _image(index, **image)
         metric.update(prediction[None], labels[None])
@@ -50,6 +53,136 @@ def test_scores_are_mmsegs(image: dict[str, int]) -> None:
         expected = torch.as_tensor(theirs[name]).double()
         torch.testing.assert_close(values, expected, rtol=0, atol=1e-6, equal_nan=True)
         assert ours.means[f"m{name}"] == pytest.approx(float(expected.nanmean()), abs=1e-6)
+
+
+def test_scores_are_those_of_torchvisions_reference() -> None:
+    """The definition of ``ConfusionMatrix`` in references/segmentation/utils.py of pytorch/vision, a pixel at a time.
+
+    There pixels whose label is no class do not count; accuracy of a class is that of its row, its IoU is over row and
+    column together. It takes the mean over all classes, so that all of them are there.
+    """
+    matrix = np.zeros((CLASSES, CLASSES))
+    for index in range(IMAGES):
+        prediction, labels = _image(index, predicted_only=CLASSES, nowhere=CLASSES)
+        for label, predicted in zip(labels.flatten().tolist(), prediction.flatten().tolist(), strict=True):
+            if 0 <= label < CLASSES:
+                matrix[label, predicted] += 1
+    ours = _scores(list(range(IMAGES)), predicted_only=CLASSES, nowhere=CLASSES)
+    hits, rows, columns = np.diag(matrix), matrix.sum(1), matrix.sum(0)
+    assert ours.aacc == pytest.approx(hits.sum() / matrix.sum(), abs=1e-6)
+    assert ours.acc.tolist() == pytest.approx((hits / rows).tolist(), abs=1e-6)
+    assert ours.iou.tolist() == pytest.approx((hits / (rows + columns - hits)).tolist(), abs=1e-6)
+    assert ours.means["mIoU"] == pytest.approx((hits / (rows + columns - hits)).mean(), abs=1e-6)
+
+
+def test_scores_are_those_of_the_ade20k_benchmark() -> None:
+    """The definition in evaluationCode/utils_eval.py of CSAILVision/sceneparsing, on files as the benchmark has them.
+
+    Labels are 0, which does not count, and 1..C; predictions are 1..C, and taken out where the label is 0. IoU is the
+    sum of intersections over images by the sum of unions, and mean IoU is over all classes: they are all there.
+    """
+    intersections, unions, correct, labelled = np.zeros(CLASSES), np.zeros(CLASSES), 0, 0
+    matrix = ConfusionMatrix(CLASSES, IGNORE)
+    for index in range(IMAGES):
+        prediction, labels = _image(index, predicted_only=CLASSES, nowhere=CLASSES)
+        matrix.update(prediction, labels)
+        file_labels = np.where(labels == IGNORE, 0, labels + 1)
+        file_prediction = (prediction.numpy() + 1) * (file_labels > 0)
+        for name in range(1, CLASSES + 1):
+            ours, theirs = file_prediction == name, file_labels == name
+            intersections[name - 1] += (ours & theirs).sum()
+            unions[name - 1] += (ours | theirs).sum()
+        correct += ((file_prediction == file_labels) & (file_labels > 0)).sum()
+        labelled += (file_labels > 0).sum()
+    found = scores(matrix.compute())
+    assert labelled < IMAGES * 20 * 30  # some pixels are 0
+    assert found.aacc == pytest.approx(correct / labelled, abs=1e-6)
+    assert found.iou.tolist() == pytest.approx((intersections / unions).tolist(), abs=1e-6)
+    assert found.means["mIoU"] == pytest.approx((intersections / unions).mean(), abs=1e-6)
+
+
+def _types() -> Iterator[tuple[torch.dtype, torch.dtype]]:
+    for predictions in (torch.uint8, torch.int16, torch.int32, torch.int64):
+        for labels in (torch.uint8, torch.int16, torch.int32, torch.int64):
+            yield predictions, labels
+
+
+@pytest.mark.parametrize("pixels", [7, 2**18])
+@pytest.mark.parametrize("ignore", [IGNORE, 2, 0])
+@pytest.mark.parametrize("types", list(_types()), ids=str)
+def test_any_integer_type_counts_alike(
+    types: tuple[torch.dtype, torch.dtype], ignore: int, pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "PIXELS", pixels)
+    predictions, labels = _image(3)
+    labels = torch.where(labels == IGNORE, ignore, labels)
+    before = predictions.clone(), labels.clone()
+    expected = torch.zeros(CLASSES, CLASSES, dtype=torch.int64)
+    for label in set(range(CLASSES)) - {ignore}:
+        for predicted in range(CLASSES):
+            expected[label, predicted] = ((labels == label) & (predictions == predicted)).sum()
+    assert torch.equal(count(predictions.to(types[0]), labels.to(types[1]), CLASSES, ignore), expected)
+    assert torch.equal(predictions, before[0]) and torch.equal(labels, before[1])
+
+
+def test_more_classes_than_a_byte_holds() -> None:
+    labels = torch.tensor([0, 299, 255, 256, -1])
+    predictions = torch.tensor([299, 299, 255, 0, 5], dtype=torch.int16)
+    found = count(predictions, labels, 300, -1)
+    assert found.nonzero().tolist() == [[0, 299], [255, 255], [256, 0], [299, 299]]
+
+
+def test_deterministic_algorithms_count_as_others_do() -> None:
+    predictions, labels = _image(0)
+    expected = count(predictions, labels, CLASSES, IGNORE)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.equal(count(predictions, labels, CLASSES, IGNORE), expected)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("bad", [CLASSES, CLASSES + 1, 200, 254])
+def test_a_label_that_is_no_class_is_not_left_out(bad: int) -> None:
+    predictions, labels = _image(0)
+    labels[10, 10] = bad
+    with pytest.raises(ValueError, match=f"a label is {bad}, neither one of {CLASSES} classes nor {IGNORE}"):
+        count(predictions, labels.to(torch.uint8), CLASSES, IGNORE)
+
+
+def test_what_is_no_class_at_all_is_refused() -> None:
+    predictions, labels = _image(0)
+    wrong = predictions.clone()
+    wrong[10, 10] = CLASSES  # would count as class 0 of the next label
+    with pytest.raises(ValueError, match=f"a prediction is {CLASSES}"):
+        count(wrong, labels, CLASSES, IGNORE)
+    wrong[10, 10] = -1
+    with pytest.raises(ValueError, match="a prediction is -1"):
+        count(wrong, labels, CLASSES, IGNORE)
+    labels[10, 10] = -1
+    with pytest.raises(ValueError, match="a label is -1"):
+        count(predictions, labels, CLASSES, IGNORE)
+    with pytest.raises(ValueError, match="predictions are "):
+        count(predictions[:, :-1], labels, CLASSES, IGNORE)
+
+
+def test_an_image_without_pixels_counts_nothing() -> None:
+    nothing = torch.zeros(0, 5, dtype=torch.uint8)
+    assert count(nothing, nothing, CLASSES, IGNORE).sum() == 0
+
+
+def test_a_metric_is_reset_and_used_again() -> None:
+    metric = ConfusionMatrix(CLASSES, IGNORE)
+    metric.update(*_image(0))
+    first = metric.compute().clone()
+    metric.reset()
+    assert metric.compute().sum() == 0
+    metric.update(*_image(1))
+    second = metric.compute().clone()
+    metric.reset()
+    metric.update(*_image(0))
+    metric.update(*_image(1))
+    assert torch.equal(metric.compute(), first + second)
 
 
 def test_an_absent_class_is_undefined_and_left_out_of_the_means() -> None:
