@@ -16,9 +16,10 @@ def help_text(kind: str, conf: Path) -> str:
     """Returns the help of an entry point.
 
     Args:
-        kind: ``train``, ``evaluate`` or ``profile``.
+        kind: ``train``, ``evaluate``, ``profile`` or ``check``.
         conf: the folder with the configuration groups.
     """
+    command = "python -m seggrid.data.check" if kind == "check" else f"python {kind}.py"
     primary = (conf / f"{kind}.yaml").read_text()
     lines = [line[2:] for line in primary.splitlines() if line.startswith("# ")]
     groups = [item for item in yaml.safe_load(primary)["defaults"] if isinstance(item, dict)]
@@ -34,8 +35,8 @@ def help_text(kind: str, conf: Path) -> str:
             lines += textwrap.wrap(f"  {group:<11}{', '.join(shown)}", 110, subsequent_indent=" " * 13)
     lines += [
         "",
-        f"python {kind}.py --cfg job               the configuration: any key of it can be set as key=value",
-        f"HYDRA_FULL_ERROR=1 python {kind}.py ...  an error with its traceback",
-        f"python {kind}.py --hydra-help            Hydra's own options",
+        f"{command} --cfg job               the configuration: any key of it can be set as key=value",
+        f"HYDRA_FULL_ERROR=1 {command} ...  an error with its traceback",
+        f"{command} --hydra-help            Hydra's own options",
     ]
     return "\n".join(lines)
