@@ -76,7 +76,9 @@ def bare(batch: tuple[Tensor, Tensor], steps: int) -> float:
 
 
 def ours(batch: tuple[Tensor, Tensor], steps: int) -> float:
-    module = SegmentationModule(models.build(MODEL), build_loss(LOSS, IGNORE), CLASSES, IGNORE, OPTIMIZER, SCHEDULE)
+    module = SegmentationModule(
+        models.build(MODEL), build_loss(LOSS, IGNORE), list("abcdef"), IGNORE, OPTIMIZER, SCHEDULE
+    )
     clock = StepClock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(

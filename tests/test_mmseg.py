@@ -230,7 +230,7 @@ def test_another_number_of_classes_keeps_the_rest(
     fresh = {key for key, value in loaded.items() if value.shape != saved[key].shape}
     assert {key.rsplit(".", 2)[-2] for key in fresh} == {"conv_seg"}
     assert all(torch.equal(value, saved[key]) for key, value in loaded.items() if key not in fresh)
-    assert "start anew, for 5 classes" in caplog.text
+    assert "classes there, 5 here" in caplog.text
 
 
 def test_weights_of_another_model_are_refused_in_one_line(published_file: Path) -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
-from seggrid import report
+from seggrid import image_scores, report
 from seggrid.errors import UserError
 from seggrid.results import Record
+from seggrid.verdict import COUNTS
 
 
 def _write(folder: Path, score: float | None = None, arch: str = "unet", **values: Any) -> None:
@@ -261,3 +263,71 @@ def test_the_very_same_run_twice_is_told_apart_by_its_folder(tmp_path: Path) -> 
 def test_reporting_imports_no_torch() -> None:
     code = "import sys, seggrid.report, seggrid.page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def _images(folder: Path, hits: list[int], labelled: int = 100) -> None:
+    """Scores by image of two classes: so many hits of the first, everything else said to be the second."""
+    counts = torch.tensor([[[hit, 0], [labelled, 0], [hit, labelled - hit]] for hit in hits])
+    image_scores.write(folder / COUNTS, [f"image{index}" for index in range(len(hits))], counts)
+
+
+def test_the_verdict_says_whether_the_best_two_differ_on_the_same_images(tmp_path: Path) -> None:
+    random = torch.Generator().manual_seed(0)
+    hard = torch.randint(10, 80, (40,), generator=random)  # what is hard for one model is so for the other
+    _write(tmp_path / "0", 0.46, arch="better")
+    _write(tmp_path / "1", 0.45, arch="worse")
+    _images(tmp_path / "0", (hard + 2).tolist())
+    _images(tmp_path / "1", hard.tolist())
+    verdict = report.compare(tmp_path).verdict
+    assert "points ahead of smp / worse / resnet18; the difference is " in verdict
+    low, high = (float(word) for word in verdict.split("the difference is ")[1].split(" points")[0].split(" to "))
+    assert 0.9 <= low <= 1.0 <= high <= 1.1  # 2 of 100 hits are 2 points of one of two classes
+
+    noise = torch.randint(-8, 9, (40,), generator=random)
+    _images(tmp_path / "0", (hard + noise).tolist())
+    assert "; they cannot be told apart: the difference is -" in report.compare(tmp_path).verdict
+
+
+def test_scores_of_other_images_or_labels_say_nothing_about_a_difference(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _write(tmp_path / "0", 0.46, arch="better")
+    _write(tmp_path / "1", 0.45, arch="worse")
+    _images(tmp_path / "0", [50, 60])
+    for spoilt in ([50], [40, 50, 60]):
+        _images(tmp_path / "1", spoilt)
+        assert "difference" not in report.compare(tmp_path).verdict
+    _images(tmp_path / "1", [40, 50], labelled=90)
+    assert "difference" not in report.compare(tmp_path).verdict
+    (tmp_path / "1" / COUNTS).write_bytes(b"no archive")
+    assert "difference" not in report.compare(tmp_path).verdict
+    assert "passed over" in caplog.text
+
+
+def test_how_a_run_was_evaluated_stands_in_the_table(tmp_path: Path) -> None:
+    how = {"split": "val", "inference": "slide", "tta_flip": True, "tta_scales": [0.5, 1.0]}
+    _write(tmp_path / "0", 0.5, kind="evaluate", evaluation=how, intervals={"mIoU": [0.48123, 0.52]})
+    _write(tmp_path / "1", 0.4, kind="evaluate", evaluation=how | {"tta_flip": False, "tta_scales": [1.0]})
+    report.compare(tmp_path)
+    first, second = _rows(tmp_path)
+    assert (first["split"], first["inference"], first["tta"]) == ("val", "slide", "2 scales+flip")
+    assert (first["mIoU_low"], second["tta"], second["mIoU_low"]) == ("0.48123", "none", "")
+    assert "48.1 to 52.0" in (tmp_path / "comparison.md").read_text()
+
+
+def test_seeds_of_an_evaluated_sweep_are_runs_of_one_cell(tmp_path: Path) -> None:
+    for job, (arch, seed, score) in enumerate([("fpn", 0, 0.5), ("fpn", 1, 0.52), ("unet", 0, 0.4), ("unet", 1, 0.42)]):
+        how = {"split": "val", "run": f"r/{job}", "trained_with": [f"arch={arch}", f"seed={seed}"]}
+        overrides = [f"run='r/{job}'", "save=x"]
+        _write(tmp_path / str(job), score, arch=arch, seed=seed, kind="evaluate", evaluation=how, overrides=overrides)
+    verdict = report.compare(tmp_path).verdict
+    assert "smp / fpn / resnet18 (mean of 2 runs" in verdict and "ahead of smp / unet / resnet18 (mean of 2" in verdict
+
+
+def test_splits_are_not_ranked_against_each_other(tmp_path: Path) -> None:
+    for job, (split, score) in enumerate([("train", 0.9), ("val", 0.5), ("val", 0.4)]):
+        how = {"split": split, "trained_with": [f"arch=arch{job}"]}
+        _write(tmp_path / str(job), score, arch=f"arch{job}", kind="evaluate", evaluation=how)
+    comparison = report.compare(tmp_path)
+    assert comparison.winner is None and "Winners on 2 datasets" in comparison.verdict
+    assert sorted(run.rank or 0 for run in comparison.runs) == [1, 1, 2]

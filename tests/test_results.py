@@ -14,7 +14,19 @@ from seggrid.results import Record
 
 KEYS = {
     *("schema", "kind", "status", "error", "backend", "arch", "encoder", "dataset", "seed", "model", "train"),
-    *("metrics", "per_class", "profile", "published", "environment", "overrides", "started", "ended"),
+    *(
+        "metrics",
+        "per_class",
+        "intervals",
+        "calibration",
+        "evaluation",
+        "profile",
+        "published",
+        "environment",
+        "overrides",
+        "started",
+        "ended",
+    ),
 }
 
 

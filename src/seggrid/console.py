@@ -87,17 +87,25 @@ def print_scores(record: Record, split: str, folder: Path, by_class: bool = True
         title = f"{record.backend} / {record.arch} / {record.encoder} on {record.dataset} {split}"
         table = Table(title=title, title_justify="left")
         table.add_column("class")
-        for column in ("IoU %", "Acc %", "Dice %", "pixels"):
+        keys = {"iou": "IoU %", "acc": "Acc %", "dice": "Dice %", "boundary_iou": "boundary IoU %"}
+        keys = {key: head for key, head in keys.items() if key in record.per_class[0]}
+        for column in (*keys.values(), "pixels"):
             table.add_column(column, justify="right")
         for row in record.per_class:
-            shares = (f"{100 * row[key]:.1f}" if row[key] == row[key] else "absent" for key in ("iou", "acc", "dice"))
+            shares = (f"{100 * row[key]:.1f}" if row[key] == row[key] else "absent" for key in keys)
             table.add_row(row["class"], *shares, f"{row['pixels']:,}")
         console.print(table)
     scores = record.metrics
     console.print(
         f"[bold]mIoU {100 * scores['mIoU']:.2f} %[/bold]  mAcc {100 * scores['mAcc']:.2f} %  "
         f"aAcc {100 * scores['aAcc']:.2f} %  mDice {100 * scores['mDice']:.2f} %"
+        + (f"  boundary mIoU {100 * scores['boundary_mIoU']:.2f} %" if "boundary_mIoU" in scores else "")
+        + (f"  ECE {100 * scores['ECE']:.2f} %" if "ECE" in scores else ""),
+        soft_wrap=True,
     )
+    if record.intervals:
+        low, high = record.intervals["mIoU"]
+        console.print(f"95 % interval of mIoU over images: {100 * low:.2f} to {100 * high:.2f} %")
     unlabelled = [row["class"] for row in record.per_class if row["pixels"] == 0]
     if unlabelled:
         console.print(

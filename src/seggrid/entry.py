@@ -9,6 +9,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,24 +21,28 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seggrid import checks, config, results
+from seggrid.data.labels import check_classes, settled
 from seggrid.errors import UserError, one_line
 from seggrid.help import help_text
 from seggrid.hub import go_offline_if_unreachable
+from seggrid.restore import expand_sweep, restore
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 KEPT = (results.FILE_NAME, results.CONFIG_NAME)
 log = logging.getLogger("seggrid")
 
 
-def main(kind: str, conf: Path) -> None:
+def main(kind: str, conf: Path, job: Callable[[DictConfig], None] | None = None) -> None:
     """Runs the command line of one entry point.
 
     Args:
-        kind: ``train``, ``evaluate`` or ``profile``.
+        kind: ``train``, ``evaluate`` or ``profile``; or the name of another configuration with its ``job``.
         conf: the folder with the configuration groups.
+        job: what is done with the configuration; None runs a cell and leaves its record.
     """
     config.register(kind)
     OmegaConf.register_new_resolver("slug", lambda text: text.replace("/", "-"), replace=True)
+    OmegaConf.register_new_resolver("last", lambda path: Path(path).name if path else "weights", replace=True)
     wants_traceback = os.environ.get(FULL_ERROR) == "1"
 
     raised: list[UserError] = []
@@ -47,7 +52,10 @@ def main(kind: str, conf: Path) -> None:
         # starts must see the user's own choice.
         os.environ[FULL_ERROR] = "1" if wants_traceback else "0"
         try:
-            _job(kind, composed)
+            if job is not None:
+                job(composed)
+            else:
+                _job(kind, composed)
         except UserError as error:
             raised.append(error)  # Hydra would print a line of its own about it
         finally:
@@ -58,8 +66,14 @@ def main(kind: str, conf: Path) -> None:
         return
     try:
         _resume(sys.argv)
+        if kind == "evaluate":
+            expand_sweep(sys.argv)
         os.environ[FULL_ERROR] = "1"
-        hydra.main(version_base="1.3", config_path=str(conf), config_name=kind)(task)()
+        try:
+            hydra.main(version_base="1.3", config_path=str(conf), config_name=kind)(task)()
+        except SystemExit:  # of the comparison: a job that could not even begin says more
+            if not raised:
+                raise
         if raised:
             raise raised[0]
     except UserError as error:
@@ -86,11 +100,9 @@ def _job(kind: str, composed: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     in_sweep = hydra_config.mode == RunMode.MULTIRUN
     folder = Path(hydra_config.runtime.output_dir)
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        raise UserError(f"{missing[0]} is not set; say {missing[0]}=<value>")
-    typed: Any = OmegaConf.to_object(composed)
-    _refuse_unknown(composed, typed)
+    if kind == "evaluate":
+        composed = restore(composed, list(hydra_config.overrides.task))
+    typed = as_typed(composed)
     if not _is_first_process():
         _run(kind, typed, folder, _record(kind, typed))
         return
@@ -107,7 +119,7 @@ def _job(kind: str, composed: DictConfig) -> None:
     kept = {name: (folder / name).read_bytes() for name in KEPT} if _is_completed(finished) else {}
     record.write(folder)  # as "interrupted": a killed process leaves this behind
     OmegaConf.save(composed, folder / results.CONFIG_NAME, resolve=True)
-    if in_sweep and kind == "train" and typed.trainer.is_distributed:
+    if in_sweep and _is_distributed(kind, typed):
         _run_apart(folder)
         return
     try:
@@ -130,19 +142,33 @@ def _job(kind: str, composed: DictConfig) -> None:
             record.write(folder)
 
 
+def as_typed(composed: DictConfig) -> Any:
+    """Returns a configuration as the object of its schema; raises UserError where a key is missing or unknown."""
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise UserError(f"{missing[0]} is not set; say {missing[0]}=<value>")
+    typed: Any = OmegaConf.to_object(composed)
+    _refuse_unknown(composed, typed)
+    return typed
+
+
 def _is_completed(record: results.Record | None) -> bool:
     return record is not None and record.status == "completed"
 
 
+def _is_distributed(kind: str, typed: Any) -> bool:
+    if kind == "profile":
+        return False
+    return bool((typed.trainer if kind == "train" else typed).is_distributed)
+
+
 def _record(kind: str, typed: Any, overrides: list[str] | None = None) -> results.Record:
-    if kind == "evaluate":  # the cell is the trained run's
-        return results.Record(kind=kind, backend="", arch="", encoder="", overrides=overrides or [])
     return results.Record(
         kind=kind,
         backend=typed.backend.name,
         arch=typed.arch.title,
         encoder=typed.encoder.name,
-        dataset=typed.dataset.name if kind == "train" else None,
+        dataset=typed.dataset.name if kind != "profile" else None,
         seed=typed.seed,
         environment=results.environment(typed.backend.name),
         overrides=overrides or [],
@@ -151,6 +177,9 @@ def _record(kind: str, typed: Any, overrides: list[str] | None = None) -> result
 
 def _run(kind: str, typed: Any, folder: Path, record: results.Record) -> None:
     """Checks the configuration, and only then imports what does the work."""
+    if kind != "profile":
+        check_classes(typed.dataset)
+        typed.dataset = settled(typed.dataset)
     if kind == "train":
         checks.check_train(typed)
         if typed.encoder.pretrained and typed.encoder.weights is None:
@@ -160,6 +189,8 @@ def _run(kind: str, typed: Any, folder: Path, record: results.Record) -> None:
         train(typed, folder, record)
     elif kind == "evaluate":
         checks.check_evaluate(typed)
+        if typed.run is None:
+            go_offline_if_unreachable()
         from seggrid.evaluation import evaluate
 
         evaluate(typed, folder, record)

@@ -1,22 +1,25 @@
 """The one LightningModule: it trains and measures any Segmenter, and names no library of models."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torchmetrics import MeanMetric
 
-from seggrid.config import OptimizerConfig, ScheduleConfig
+from seggrid.calibration import Calibration, confidence_of
+from seggrid.config import InferenceConfig, OptimizerConfig, ScheduleConfig, TtaConfig
 from seggrid.errors import UserError
+from seggrid.inference import Predictor, labels_of
 from seggrid.losses import SegmentationLoss
-from seggrid.metrics import Scores, confusion_matrix, scores
-from seggrid.models.segmenter import Segmenter
+from seggrid.metrics import ConfusionMatrix, Scores, scores
+from seggrid.models.segmenter import Segmenter, SegOutput
 from seggrid.optim import build_optimizer, build_schedule
 
 Batch = tuple[Tensor, Tensor]
+EvalBatch = tuple[Tensor, Tensor, Tensor]
 ORIGIN = "seggrid"  # the key of a checkpoint under which on_save_checkpoint keeps what it keeps
 
 
@@ -26,36 +29,44 @@ class SegmentationModule(pl.LightningModule):
     Args:
         model: the model.
         loss: the training loss of the logits; None takes the library's own, which has no value in evaluation.
-        num_classes: number of classes.
+        classes: their names.
         ignore_index: the label that counts nowhere.
         optimizer: the optimiser; None for evaluation alone.
         schedule: its learning rate over the steps; None for evaluation alone.
         seed: of dropout and its like.
         check_every_n_steps: how often a GPU is asked whether the loss is finite; asking makes it wait.
+        predictor: how images go through the model in evaluation; None takes them whole.
+        calibration: filled in evaluation where it is given.
 
     Attributes:
         scores: of the last evaluation.
-        eval_loss: of the last evaluation.
+        matrix: the confusion matrix that they come from, ``(C, C)``, rows the labels.
+        eval_loss: of the last evaluation; NaN where the loss has no value in it.
     """
 
     def __init__(
         self,
         model: Segmenter,
         loss: SegmentationLoss | None,
-        num_classes: int,
+        classes: Sequence[str],
         ignore_index: int,
         optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
         seed: int = 0,
         check_every_n_steps: int = 10,
+        predictor: Predictor | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
-        self._ignore_index = ignore_index
-        self.confusion = confusion_matrix(num_classes, ignore_index)
+        self.predictor = predictor or Predictor(InferenceConfig("whole"), TtaConfig())
+        self.calibration = calibration
+        self._classes, self._ignore_index = list(classes), ignore_index
+        self.confusion = ConfusionMatrix(len(classes), ignore_index)
         self.mean_loss = MeanMetric(nan_strategy="disable")
         self.scores: Scores | None = None
+        self.matrix: Tensor | None = None
         self.eval_loss = float("nan")
         self._optimizer, self._schedule, self._seed = optimizer, schedule, seed
         self._check_every_n_steps = check_every_n_steps
@@ -65,7 +76,7 @@ class SegmentationModule(pl.LightningModule):
         """Keeps what is needed to build the same model again, and to feed it, without what it started from."""
         means, deviations = self.model.normalization
         origin = {"mean": list(means), "std": list(deviations), "restored": self.model.restored}
-        checkpoint[ORIGIN] = {**origin, "published": self.model.published}
+        checkpoint[ORIGIN] = {**origin, "published": self.model.published, "classes": self._classes}
 
     def on_fit_start(self) -> None:
         """Puts the watch for a loss that is not finite on the device."""
@@ -86,18 +97,25 @@ class SegmentationModule(pl.LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Counts hits and misses at the labels' own size."""
-        images, masks = batch
-        output = self.model(images)
-        logits = output.logits
-        if logits.shape[-2:] != masks.shape[-2:]:
-            logits = functional.interpolate(logits, size=masks.shape[-2:], mode="bilinear", align_corners=False)
-        labels = masks.long()
-        # A library's own loss is defined in training only; the largest logit stands for it in the watch below.
-        loss = logits.abs().max() if self.loss is None else self.loss(output._replace(logits=logits), labels)
-        self.mean_loss.update(loss, len(images))
-        self.confusion.update(logits.argmax(1), labels)
+    def validation_step(self, batch: EvalBatch, batch_idx: int) -> Tensor:
+        """Counts hits and misses at the labels' own size; returns the label maps, uint8 ``(B, H, W)``."""
+        images, masks, _ = batch
+        height, width = masks.shape[-2:]
+        parts = []
+        for band in self.predictor.bands(self.model, images, (height, width)):
+            part = labels_of(band.scores)
+            if self.calibration is not None:
+                confidence = confidence_of(band.scores, self.predictor.gives_logits)
+                self.calibration.update(confidence, part, masks[:, band.top : band.bottom])
+            if self._loss_in_evaluation is None:  # the largest score stands for it in the watch below
+                loss = band.scores.abs().max()
+            else:  # whole images are one band
+                loss = self._loss_in_evaluation(SegOutput(band.scores, ()), masks.long())
+            self.mean_loss.update(loss, len(images))
+            parts.append(part)
+        predictions = torch.cat(parts, 1)
+        self.confusion.update(predictions, masks)
+        return predictions
 
     def on_validation_start(self) -> None:
         """Stops before a checkpoint is made of a model that has diverged."""
@@ -105,16 +123,17 @@ class SegmentationModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Derives the scores; they are those of all processes together."""
-        self.scores = scores(self.confusion.compute())
+        self.matrix = self.confusion.compute().cpu()
+        self.scores = scores(self.matrix)
         self.eval_loss = float(self.mean_loss.compute())
         self.confusion.reset()
         self.mean_loss.reset()
         # The step before can have broken the weights while its own loss was still fine.
         if not math.isfinite(self.eval_loss):
             self._diverged(self.trainer.global_step)
-        if self.loss is None:
+        if self._loss_in_evaluation is None:
             self.eval_loss = float("nan")
-        values = {**self.scores.means, **({} if self.loss is None else {"loss": self.eval_loss})}
+        values = {**self.scores.means, **({} if math.isnan(self.eval_loss) else {"loss": self.eval_loss})}
         for name, value in values.items():  # equal on every process; Lightning wants to hear it
             self.log(f"val/{name}", value, prog_bar=name == "mIoU", sync_dist=True)
 
@@ -129,6 +148,11 @@ class SegmentationModule(pl.LightningModule):
         optimizer = build_optimizer(self.model, self.model.encoder_parameters(), self._optimizer)
         schedule = build_schedule(optimizer, self._schedule, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def _loss_in_evaluation(self) -> SegmentationLoss | None:
+        """A library's own loss is defined in training only, and ours for the logits of whole images."""
+        return self.loss if self.predictor.gives_whole_logits else None
 
     def _watch(self, loss: Tensor) -> None:
         first_bad = (self._bad_step < 0) & ~torch.isfinite(loss)

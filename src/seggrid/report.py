@@ -5,7 +5,6 @@ import io
 import logging
 import os
 import re
-import statistics
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,8 @@ SECTIONS = {
 }
 CSV_COLUMNS = (
     *("backend", "arch", "encoder", "dataset", "seed", "kind", "status", "error"),
-    *("mIoU", "mAcc", "aAcc", "mDice", "loss"),
+    *("mIoU", "mIoU_low", "mIoU_high", "mAcc", "aAcc", "mDice", "boundary_mIoU", "ECE", "loss"),
+    *("split", "inference", "tta"),
     *("params", "params_encoder", "params_aux", "gmacs", "gmacs_aux", "input_height", "input_width"),
     *("output_stride", "encoder_depth", "decoder_channels", "loss_name", "unmatched"),
     *("published_config", "published_dataset", "published_mIoU", "published_mIoU_ms_flip", "published_memory_gb"),
@@ -73,6 +73,11 @@ COLUMNS = (
     Column("seed", "seed"),
     Column("kind", "kind"),
     Column("mIoU", "mIoU %", 100, 2),
+    Column("interval", "95 % interval"),
+    Column("boundary_mIoU", "boundary mIoU %", 100, 2),
+    Column("split", "split"),
+    Column("inference", "inference"),
+    Column("tta", "TTA"),
     Column("params", "params M", 1e-6, 2),
     Column("gmacs", "GMac", 1, 2),
     Column("output_stride", "stride"),
@@ -103,12 +108,18 @@ SETTINGS = (
     "input",
     "epochs",
     "loss_name",
+    "split",
+    "inference",
+    "tta",
 )  # a column where they vary, one line where they do not
 TERMINAL = (
-    *("rank", "backend", "arch", "encoder", "dataset", "seed", "kind", "mIoU", "params", "gmacs"),
+    *("rank", "backend", "arch", "encoder", "dataset", "seed", "kind", "split", "inference", "tta"),
+    *("mIoU", "interval", "params", "gmacs"),
     *("output_stride", "s_per_iter", "latency_ms_median", "status"),
 )
-WORDS = ("backend", "arch", "encoder", "dataset", "kind", "status", "input")
+# What a narrow terminal does without, one after the other; before them the status, which the reasons below say, too.
+SPARED = ("interval", "output_stride", "s_per_iter", "gmacs", "latency_ms_median", "params")
+WORDS = ("backend", "arch", "encoder", "dataset", "kind", "split", "inference", "tta", "status", "input")
 
 
 @dataclass
@@ -130,6 +141,18 @@ class Run:
     def score(self) -> float | None:
         """The mIoU, where the run completed and has one."""
         return as_number(self.values.get("mIoU")) if self.record.status == "completed" else None
+
+    @property
+    def data(self) -> str:
+        """What the mIoU was measured on: the dataset, with the split where that is not ``val``."""
+        split = (self.record.evaluation or {}).get("split") or "val"
+        return str(self.record.dataset) + (f" {split}" if split != "val" else "")
+
+    @property
+    def params(self) -> float:
+        """The number of parameters; infinite where it is not known."""
+        number = as_number(self.values.get("params"))
+        return float("inf") if number is None else number
 
     @property
     def reason(self) -> str:
@@ -213,18 +236,19 @@ def compare(folder: Path) -> Comparison:
         UserError: there is no record below the folder.
     """
     from seggrid import page  # it needs plotly; reading a sweep does not
+    from seggrid.verdict import choose
 
     runs = read_sweep(folder)
     if not runs:
         raise UserError(f"no readable {results.FILE_NAME} below {folder}; give the folder of a sweep or of a run")
     _name(runs)
     runs.sort(key=_order)
-    ranks: Counter[str | None] = Counter()
+    ranks: Counter[str] = Counter()
     for run in runs:
         if run.score is not None:
-            ranks[run.record.dataset] += 1
-            run.rank = ranks[run.record.dataset]
-    winner, verdict = _verdict(runs)
+            ranks[run.data] += 1
+            run.rank = ranks[run.data]
+    winner, verdict = choose(runs)
     paths = {kind: folder / f"comparison.{kind}" for kind in ("csv", "md", "html")}
     comparison = Comparison(folder, runs, paths, winner, verdict)
     _write(paths["csv"], _csv(comparison))
@@ -240,29 +264,43 @@ def print_summary(comparison: Comparison, console: Console) -> None:
         comparison: what ``compare`` returned.
         console: where to print.
     """
-    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    narrow = console.width < 96  # the reasons below the table say the status too
+    narrow = console.width < 96
     columns = [column for column in comparison.columns() if column.key in TERMINAL[: -1 if narrow else None]]
-    for column in columns:
-        table.add_column(
-            column.head.replace(" ", "\n"),
-            justify="left" if column.key in WORDS else "right",
-            overflow="fold",
-            no_wrap=column.key not in ("arch", "encoder", "dataset"),
-            min_width=10 if column.key in ("arch", "encoder") else None,
-        )
-    for run in comparison.runs:
-        style = "bold" if run is comparison.winner else "dim" if run.record.status != "completed" else ""
-        table.add_row(*(Text(column.text(run)) for column in columns), style=style)
+    spared = [key for key in SPARED if key in {column.key for column in columns}]
+    table = _terminal_table(comparison, columns)
+    unbounded = console.options.update(max_width=1000)  # a measure is cut to the width that it is told
+    while spared and console.measure(table, options=unbounded).minimum > console.width:
+        gone = spared.pop(0)
+        columns = [column for column in columns if column.key != gone]
+        table = _terminal_table(comparison, columns)
     console.print(table)
     lines = [f"{run.label}: {run.record.status}: {run.reason}" for run in comparison.unfinished]
     for line in [*lines, comparison.verdict, f"comparison: {comparison.paths['html']}"]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def _terminal_table(comparison: Comparison, columns: list[Column]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    for column in columns:
+        head = column.head if column.key == "interval" else column.head.replace(" ", "\n")
+        folds = column.key in ("arch", "encoder", "dataset")
+        texts = [*head.split("\n"), *(column.text(run) for run in comparison.runs)]
+        table.add_column(
+            head,
+            justify="left" if column.key in WORDS else "right",
+            overflow="fold",
+            no_wrap=not folds,
+            min_width=10 if folds else max(map(len, texts)),
+        )
+    for run in comparison.runs:
+        style = "bold" if run is comparison.winner else "dim" if run.record.status != "completed" else ""
+        table.add_row(*(Text(column.text(run)) for column in columns), style=style)
+    return table
+
+
 def _is_sound(record: Record) -> bool:
     words = (record.kind, record.status, record.backend, record.arch, record.encoder)
-    sections = [getattr(record, name) for name in (*SECTIONS, "error")]
+    sections = [getattr(record, name) for name in (*SECTIONS, "error", "intervals", "evaluation")]
     entries: Any = [] if record.per_class is None else record.per_class
     return (
         all(isinstance(word, str) for word in words)
@@ -292,10 +330,28 @@ def _flatten(record: Record) -> dict[str, Any]:
                 values[prefix + key] = ("; " if key == "unmatched" else " ").join(map(str, value))
             elif not isinstance(value, dict):
                 values[prefix + key] = value
+    values |= _interval(record) | _evaluation(record)
     values |= {"overrides": " ".join(map(str, record.overrides)), "started": record.started, "ended": record.ended}
     if "input_height" in values:
         values["input"] = f"{values['input_height']} x {values['input_width']}"
     return values
+
+
+def _interval(record: Record) -> dict[str, Any]:
+    ends = (record.intervals or {}).get("mIoU")
+    if not isinstance(ends, list) or len(ends) != 2 or any(as_number(end) is None for end in ends):
+        return {}
+    return {"mIoU_low": ends[0], "mIoU_high": ends[1], "interval": f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"}
+
+
+def _evaluation(record: Record) -> dict[str, Any]:
+    """How it was measured, as short words; nothing for the plain evaluation that ends a training."""
+    how = record.evaluation
+    if not isinstance(how, dict):
+        return {}
+    flip, scales = how.get("tta_flip"), how.get("tta_scales") or [1.0]
+    tta = "+".join([f"{len(scales)} scales"] * (scales != [1.0]) + ["flip"] * bool(flip))
+    return {"split": how.get("split"), "inference": how.get("inference"), "tta": tta or "none"}
 
 
 def _name(runs: list[Run]) -> None:
@@ -323,8 +379,14 @@ def _name(runs: list[Run]) -> None:
 
 
 def _settings(run: Run) -> list[str]:
-    """The overrides that make a run another experiment; its seed and where it is written do not."""
-    return [item for item in run.record.overrides if not item.lstrip("+~").startswith(("seed=", "hydra."))]
+    """The overrides that make a run another experiment; its seed, and where it is written or read from, do not.
+
+    An evaluation is of the experiment that the evaluated run was, and one more by what it says itself.
+    """
+    trained = (run.record.evaluation or {}).get("trained_with")
+    overrides = [*(trained if isinstance(trained, list) else []), *run.record.overrides]
+    elsewhere = ("seed=", "hydra.", "run=", "save=") if run.record.kind == "evaluate" else ("seed=", "hydra.")
+    return [item for item in overrides if not str(item).lstrip("+~").startswith(elsewhere)]
 
 
 def _order(run: Run) -> tuple[Any, ...]:
@@ -332,61 +394,7 @@ def _order(run: Run) -> tuple[Any, ...]:
     place = STATUS_ORDER.index(status) if status in STATUS_ORDER else len(STATUS_ORDER)
     if score is None:
         return (place, True)
-    return (place, False, str(run.record.dataset), -score, _params(run))
-
-
-def _params(run: Run) -> float:
-    number = as_number(run.values.get("params"))
-    return float("inf") if number is None else number
-
-
-def _verdict(runs: list[Run]) -> tuple[Run | None, str]:
-    datasets: dict[str | None, list[Run]] = {}
-    for run in runs:
-        if run.score is not None:
-            datasets.setdefault(run.record.dataset, []).append(run)
-    if not datasets:
-        counts = Counter(run.record.status for run in runs)
-        said = ", ".join(f"{count} {status}" for status, count in counts.items())
-        if counts["completed"]:
-            return None, f"No winner: no completed run has an mIoU ({said})."
-        return None, f"No winner: no run completed ({said})."
-    if len(datasets) == 1:
-        winner, said = _best(next(iter(datasets.values())))
-        return winner, f"Winner: {said}."
-    parts = [_best(scored)[1] for scored in datasets.values()]
-    return None, f"Winners on {len(datasets)} datasets: {'; '.join(parts)}."
-
-
-def _best(scored: list[Run]) -> tuple[Run, str]:
-    """The best cell of one dataset by its mean mIoU over its runs (seeds), and a clause that says so."""
-    cells: dict[str, list[Run]] = {}
-    for run in scored:
-        cells.setdefault(run.cell, []).append(run)
-    means = {name: statistics.fmean(run.score or 0.0 for run in cell) for name, cell in cells.items()}
-    spreads = {name: _spread(cell) for name, cell in cells.items()}
-    names = {name: cell[0].label for name, cell in cells.items()}
-    names |= {
-        name: f"{name} (mean of {len(cell)} runs, ± {100 * spreads[name]:.2f})"
-        for name, cell in cells.items()
-        if len(cell) > 1
-    }
-    best, *others = sorted(cells, key=lambda name: (-means[name], _params(cells[name][0])))
-    winner = cells[best][0]
-    params = f" and {_params(winner) / 1e6:.2f} M parameters" if _params(winner) < float("inf") else ""
-    said = f"{names[best]} with {100 * means[best]:.2f} % mIoU{params}"
-    if not others:
-        return winner, f"{said}; no other cell has an mIoU to compare it with"
-    margin = 100 * (means[best] - means[others[0]])
-    if margin == 0:
-        return winner, f"{said}, level with {names[others[0]]}"
-    points = f"{margin:.2f}" if margin >= 0.005 else "less than 0.01"
-    within = "; the margin is within the spread of the runs" * (margin < 100 * max(spreads[best], spreads[others[0]]))
-    return winner, f"{said}, {points} points ahead of {names[others[0]]}{within}"
-
-
-def _spread(cell: list[Run]) -> float:
-    return statistics.stdev(run.score or 0.0 for run in cell) if len(cell) > 1 else 0.0
+    return (place, False, run.data, -score, run.params)
 
 
 def _csv(comparison: Comparison) -> str:

@@ -38,6 +38,9 @@ class Record:
     train: dict[str, Any] | None = None
     metrics: dict[str, float] | None = None
     per_class: list[dict[str, Any]] | None = None
+    intervals: dict[str, list[float]] | None = None
+    calibration: list[dict[str, Any]] | None = None
+    evaluation: dict[str, Any] | None = None
     profile: dict[str, Any] | None = None
     published: dict[str, Any] | None = None
     environment: dict[str, Any] | None = None

@@ -49,8 +49,7 @@ def compare_folder(folder: Path) -> set[str]:
 
 def _exit(line: str) -> NoReturn:
     # Hydra turns an exception of a callback into a warning; an exit it lets through.
-    print(f"error: {line}", file=sys.stderr)
-    sys.exit(1)
+    sys.exit(f"error: {line}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Trains one cell and fills its record."""
 
 import dataclasses
+import logging
 import os
 import statistics
 import sys
@@ -13,15 +14,19 @@ import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from seggrid import loggers, models, profiling, results
+from seggrid import checkpoints, loggers, models, profiling, results
+from seggrid.checkpoints import build_again, checkpoint_path, load_weights
 from seggrid.checks import ImpossibleCellError, loss_name
 from seggrid.config import TrainConfig, model_config
 from seggrid.console import print_scores, print_start, progress, quiet
 from seggrid.data.datamodule import SegmentationData
+from seggrid.data.inspection import quick_warnings
 from seggrid.errors import UserError
-from seggrid.evaluation import CHECKPOINTS, build_again, checkpoint_path, input_size, load_weights, measure
+from seggrid.evaluation import input_size, measure
 from seggrid.losses import SegmentationLoss, build_loss
 from seggrid.module import SegmentationModule
+
+log = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig, folder: Path, record: results.Record) -> None:
@@ -41,7 +46,12 @@ def train(config: TrainConfig, folder: Path, record: results.Record) -> None:
     data = SegmentationData(
         config.dataset, config.augment, config.batch_size, config.eval_batch_size, config.num_workers, config.seed
     )
-    num_classes = len(config.dataset.classes)
+    if resume_from is not None:
+        data.first_epoch = checkpoints.finished_epochs(resume_from)
+    assert data.train_source is not None
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        for line in quick_warnings(data.train_source, config.dataset):
+            log.warning("warning: %s", line)
     model = models.build(model_config(config)) if resume_from is None else build_again(config, resume_from)
     data.normalize_for(*model.normalization)
     profiling.describe(record, model, input_size(data))
@@ -49,7 +59,7 @@ def train(config: TrainConfig, folder: Path, record: results.Record) -> None:
     module = SegmentationModule(
         model,
         loss,
-        num_classes,
+        config.dataset.classes,
         config.dataset.ignore_index,
         config.optimizer,
         config.schedule,
@@ -58,16 +68,16 @@ def train(config: TrainConfig, folder: Path, record: results.Record) -> None:
     )
     clock = StepClock()
     best = ModelCheckpoint(
-        folder / CHECKPOINTS,
+        folder / checkpoints.FOLDER,
         filename="best",
         monitor="val/mIoU",
         mode="max",
-        save_last=True,
         enable_version_counter=False,
     )
+    last = ModelCheckpoint(folder / checkpoints.FOLDER, filename="last", enable_version_counter=False)
     exit_code = 1
     try:
-        trainer = _trainer(config, folder, [best, clock, *progress(config.trainer.progress_bar)])
+        trainer = _trainer(config, folder, [best, last, clock, *progress(config.trainer.progress_bar)])
         device = trainer.strategy.root_device
         record.environment = results.environment(config.backend.name, profiling.device_name(device))
         if trainer.is_global_zero:

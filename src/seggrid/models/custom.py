@@ -80,9 +80,7 @@ def _load(network: nn.Module, source: str, config: ModelConfig) -> None:
     if not path.is_file():
         raise UserError(f"weights={source} is not a file, and backend=custom publishes none; say weights=<file>")
     weights.check_hash(path)
-    kept = weights.load(network, weights.read(path), source, config.num_classes)
-    if kept:
-        log.info("weights=%s: %s start anew, for %d classes", source, ", ".join(kept), config.num_classes)
+    weights.load_model(network, weights.read(path), config)
 
 
 def _imported(target: str) -> Any:

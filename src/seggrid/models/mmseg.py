@@ -286,10 +286,7 @@ def _load(segmenter: Segmenter, config: ModelConfig) -> None:
         if known is None or known.weights is None:
             raise UserError(f"weights={source} is a configuration for which MMSegmentation publishes no weights")
         path = weights.download(known.weights)
-    state = weights.read(path)
-    kept = weights.load(segmenter.network, state, source, config.num_classes)
-    if kept:
-        log.info("weights=%s: %s start anew, for %d classes", source, ", ".join(kept), config.num_classes)
+    weights.load_model(segmenter.network, weights.read(path), config)
 
 
 def _made_for(whole: Any, model: dict[str, Any], encoder: Any) -> tuple[tuple[int, int], Any]:

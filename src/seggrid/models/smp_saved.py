@@ -96,11 +96,7 @@ def load(network: nn.Module, path: Path, config: ModelConfig) -> None:
     """
     everything = weights.read(path)
     state = {key: value for key, value in everything.items() if not key.startswith("classification_head.")}
-    source = str(config.weights)
-    kept = weights.load(network, state, source, config.num_classes)
-    if kept:
-        there = state[kept[0]].shape[0]
-        log.info("weights=%s: the classifier starts anew: %d classes there, %d here", source, there, config.num_classes)
+    weights.load_model(network, state, config)
 
 
 def _folder(source: str) -> Path:

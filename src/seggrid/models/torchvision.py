@@ -198,11 +198,7 @@ def _load(segmenter: TorchvisionSegmenter, config: ModelConfig) -> None:
         state = weights.read(path)
     else:
         state = _download(segmenter, config)
-    kept = weights.load(segmenter.network, state, source, config.num_classes)
-    if kept:
-        there = state[kept[0]].shape[0]
-        which = "classifiers start" if len({key.split(".")[0] for key in kept}) > 1 else "classifier starts"
-        log.info("weights=%s: the %s anew: %d classes there, %d here", source, which, there, config.num_classes)
+    weights.load_model(segmenter.network, state, config)
 
 
 def _download(segmenter: TorchvisionSegmenter, config: ModelConfig) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """A checkpoint from an address or a file into a network: checked, read without running anything of it, and loaded."""
 
 import hashlib
+import logging
 import pickle
 import re
 import sys
@@ -16,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from seggrid.config import ModelConfig
 from seggrid.errors import UserError, one_line
 
 # torch.hub.HASH_REGEX also takes the 50 of unet-50.pth for a checksum. This one wants 8 digits, and no date.
@@ -23,6 +25,7 @@ HASH = re.compile(r"-(?!20\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\.)([0-9a-
 ADDRESS = re.compile(r"\w+://[^?#]*/([^/?#]+)(?:[?#]|$)")
 LIGHTNING = "model.network."  # module.SegmentationModule.model is a Segmenter, whose network is the library's
 SHOWN = 3
+log = logging.getLogger(__name__)
 
 
 class Inert:
@@ -174,6 +177,27 @@ def load(
     except RuntimeError as error:
         raise UserError(f"{setting}={source} cannot be loaded ({_reason(error)})") from error
     return kept
+
+
+def load_model(network: nn.Module, state: dict[str, Tensor], config: ModelConfig) -> None:
+    """Loads the weights of a whole model, as ``load``, and says what starts anew.
+
+    Raises:
+        UserError: the weights are for another model; or ``config.all_weights``, and the classifier would start anew.
+    """
+    kept = load(network, state, str(config.weights), config.num_classes)
+    if not kept:
+        return
+    there = config.num_classes + _more_classes(
+        state[kept[0]].shape, network.state_dict()[kept[0]].shape, config.num_classes
+    )
+    if config.all_weights:
+        raise UserError(
+            f"weights={config.weights} is of a model with {there} classes, but the data set has {config.num_classes}: "
+            "there is no classifier to measure; choose the data set that the weights were trained on"
+        )
+    names = ", ".join(kept)
+    log.info("weights=%s: %s start anew: %d classes there, %d here", config.weights, names, there, config.num_classes)
 
 
 @contextmanager
