@@ -16,7 +16,7 @@ from torch.nn import functional
 from seggrid.config import InferenceConfig, TtaConfig
 from seggrid.models.segmenter import Segmenter
 
-PIXELS = 2**18  # of a band that is resized: with 150 classes 150 MB
+PIXELS = 2**18  # of a band: with 150 classes 150 MB
 
 
 class Band(NamedTuple):
@@ -127,6 +127,7 @@ class Predictor:
         # How many windows a pixel is in is a product, as windows form a grid.
         down, across = _cover(tops, rows, height, images.device), _cover(lefts, columns, width, images.device)
         windows = product(tops, lefts, range(count))
+        step = max(1, PIXELS // (count * width))
 
         def outputs() -> Iterator[tuple[tuple[int, int, int], Tensor]]:
             while group := list(islice(windows, at_once)):
@@ -143,7 +144,9 @@ class Predictor:
                 del logits  # with the last name of it its batch goes, before the next is made
             assert sums is not None
             done = end - top
-            yield Band(top, sums[:, :, :done] / (down[top:end, None] * across))
+            for first in range(0, done, step):  # in parts, so that what is made of a band is small beside the sums
+                part = slice(first, min(first + step, done))
+                yield Band(top + first, sums[:, :, part] / (down[top + part.start : top + part.stop, None] * across))
             unfinished = sums[:, :, done:].clone()
             sums.zero_()[:, :, : rows - done] = unfinished
 
