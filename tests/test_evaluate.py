@@ -14,6 +14,7 @@ from command import ROOT, TINY, call, record, run
 from PIL import Image
 
 from seggrid.data.photos import PhotoSource
+from seggrid.restore import expand_sweep
 
 CELL = (*TINY, "backend=smp")
 QUICK = ("accelerator=cpu", "progress_bar=false")
@@ -246,6 +247,16 @@ def test_a_split_without_labels_is_predicted_in_the_data_sets_own_labels(trained
     values = _evaluate(tmp_path / "out", f"run={trained}", *own, f"save={tmp_path / 'saved'}")
     assert values["evaluation"]["predicted"] == 1 and values["metrics"] is None
     assert set(np.unique(Image.open(tmp_path / "saved" / "a.png"))) <= set(range(7, 13))
+
+
+def test_a_sweeps_runs_go_in_the_order_of_their_jobs(trained: Path, tmp_path: Path) -> None:
+    for job in (10, 2, 0):
+        (tmp_path / "grid" / f"{job}_cell").mkdir(parents=True)
+        shutil.copy(trained / "result.json", tmp_path / "grid" / f"{job}_cell")
+    argv = ["evaluate.py", "tta=flip", f"run={tmp_path / 'grid'},{trained}"]
+    expand_sweep(argv)
+    runs = [*(tmp_path / "grid" / f"{job}_cell" for job in (0, 2, 10)), trained]
+    assert argv == ["evaluate.py", "-m", "tta=flip", "run=" + ",".join(f"'{run}'" for run in runs)]
 
 
 def test_a_sweep_is_evaluated_run_by_run(trained: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 from seggrid import image_scores, report
 from seggrid.errors import UserError
 from seggrid.results import Record
+from seggrid.summary import print_summary
 from seggrid.verdict import COUNTS
 
 
@@ -38,7 +39,7 @@ def _failed(status: str, message: str) -> dict[str, Any]:
 
 def _summary(comparison: report.Comparison, width: int = 100) -> list[str]:
     console = Console(file=StringIO(), width=width)
-    report.print_summary(comparison, console)
+    print_summary(comparison, console)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue().rstrip("\n").split("\n")
 

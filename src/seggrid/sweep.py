@@ -37,7 +37,8 @@ def compare_folder(folder: Path) -> set[str]:
     """
     from rich.console import Console
 
-    from seggrid.report import compare, print_summary
+    from seggrid.report import compare
+    from seggrid.summary import print_summary
 
     try:
         comparison = compare(folder)
