@@ -4,7 +4,6 @@ import csv
 import io
 import logging
 import os
-import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,7 +197,9 @@ def read_sweep(folder: Path) -> list[Run]:
     """
     runs = []
     paths = (path.parent for path in folder.rglob(results.FILE_NAME))
-    for path in sorted(paths, key=lambda path: [_natural(part) for part in path.relative_to(folder).parts]):
+    for path in sorted(
+        paths, key=lambda path: [results.natural_order(part) for part in path.relative_to(folder).parts]
+    ):
         try:
             record = results.read(path)
         except UserError as error:
@@ -256,11 +257,6 @@ def _is_sound(record: Record) -> bool:
         and isinstance(entries, list)
         and all(isinstance(entry, dict) for entry in entries)
     )
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Numbers compare as numbers, before words: ["2", "10", "10_b", "a"]."""
-    return [(int(part), "") if part.isdecimal() else (10**18, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def _flatten(record: Record) -> dict[str, Any]:

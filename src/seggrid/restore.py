@@ -1,7 +1,6 @@
 """The configuration of a trained run, and what ``evaluate.py``'s command line changes in it. Imports no torch."""
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from seggrid import results
 from seggrid.config import EvaluateConfig, TrainConfig
 from seggrid.errors import UserError, one_line
 
-PARTS = re.compile(r"(\d+)")
 OWN = {"num_workers"}  # of this machine, not of the run
 RESTORED = [
     field.name
@@ -95,19 +93,13 @@ def _runs(name: str) -> list[str]:
     folder = Path(name.strip("'\"")).expanduser()
     if not folder.is_dir() or (folder / results.CONFIG_NAME).exists():
         return [name.strip("'\"")]
-    found = [path.parent for path in folder.glob(f"*/{results.FILE_NAME}") if _is_trained(path.parent)]
-    # Job 2 before job 10.
-    trained = sorted(
-        map(str, found), key=lambda path: [int(part) if part.isdigit() else part for part in PARTS.split(path)]
-    )
+    found = (path.parent for path in folder.glob(f"*/{results.FILE_NAME}"))
+    trained = [
+        str(path) for path in sorted(found, key=lambda path: results.natural_order(path.name)) if _is_trained(path)
+    ]
     if not trained:
         raise UserError(f"run={name} holds no completed training run; give the folder of a run or of a sweep")
     return trained
-
-
-def _natural(path: str) -> list[str | int]:
-    """Job 2 before job 10."""
-    return [int(part) if part.isdigit() else part for part in PARTS.split(path)]
 
 
 def _is_trained(folder: Path) -> bool:

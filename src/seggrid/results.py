@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -92,6 +93,11 @@ def read(folder: Path) -> Record | None:
         return Record(**{key: value for key, value in values.items() if key in known})
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise UserError(f"{path} is not a readable record ({type(error).__name__}: {error}); delete it") from error
+
+
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """Returns what sorts the names of runs: numbers as numbers, before words, so that job 2 is before job 10."""
+    return [(int(part), "") if part.isdecimal() else (10**18, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def in_sweep(folder: Path) -> bool:

@@ -50,7 +50,7 @@ def read_image(path: Path) -> tuple[Pixels, int]:
     """
     data = _content(path)
     if _is_plain_png(data):
-        # Measured on photographs of 2048x1024: 1.16 times as fast as Pillow, with the same pixels.
+        # Faster at these than Pillow, to the same pixels.
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
         if pixels is not None:
             return np.asarray(pixels, np.uint8), 1
