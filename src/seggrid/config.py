@@ -20,6 +20,7 @@ from seggrid.config_groups import (
     LoggerConfig,
     LossConfig,
     OptimizerConfig,
+    PublishedConfig,
     ScheduleConfig,
     ShapesConfig,
     TrainerConfig,
@@ -42,6 +43,7 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "ProfileConfig",
+    "PublishedConfig",
     "ScheduleConfig",
     "ShapesConfig",
     "TrainConfig",
@@ -172,7 +174,6 @@ class InputConfig:
     """The model's input: ``size`` is [height, width] in pixels."""
 
     size: list[int] = field(default_factory=lambda: [512, 1024])
-    batch_size: int = 1
 
 
 @dataclass
@@ -180,12 +181,25 @@ class ProfileConfig:
     """``profile.py``: what a cell costs.
 
     Attributes:
-        num_classes: the number of classes the model is built for.
+        dataset: its images are what the time to load a training batch is measured on; None loads none.
+        augment: how they are augmented.
+        inference: how an image goes through the model.
+        loss: of the training step.
+        optimizer: of the training step.
+        num_classes: the number of classes the model is built for; that of the data set where there is one.
         input: the input it is measured on.
-        counts_only: parameters and multiply-adds only; nothing is timed.
-        warmup: forward passes before the first that counts.
-        samples: forward passes that are timed.
-        accelerator: one of ``checks.ACCELERATORS``.
+        batch_size: images per training step; ``auto`` finds the largest that fits.
+        counts_only: parameters, multiply-adds and sizes only; nothing is timed.
+        measure: what is timed: some of ``checks.MEASUREMENTS``.
+        warmup: passes at least before the first that counts; more are made until they get no faster.
+        samples: passes that are timed.
+        seconds: a measurement ends after this time, though not before its fifth sample.
+        device: one of ``checks.DEVICES``.
+        precision: one of ``checks.PROFILE_PRECISIONS``.
+        channels_last: keep images and weights in the memory format ``channels_last``.
+        compile: run the model through ``torch.compile``.
+        trace: write a trace of an inference and a training step by the profiler of PyTorch.
+        published: what others have published about the cell.
         weights: as in :class:`TrainConfig`.
         match: as in :class:`TrainConfig`.
         seed: of the weights and the input.
@@ -194,12 +208,25 @@ class ProfileConfig:
     backend: BackendConfig = field(default_factory=BackendConfig)
     arch: ArchConfig = field(default_factory=ArchConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    dataset: DatasetConfig | None = None
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     num_classes: int = 19
     input: InputConfig = field(default_factory=InputConfig)
+    batch_size: Any = 2
     counts_only: bool = False
+    measure: list[str] = field(default_factory=lambda: ["latency", "throughput", "training"])
     warmup: int = 3
     samples: int = 20
-    accelerator: str = "auto"
+    seconds: float = 30.0
+    device: str = "auto"
+    precision: str = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    trace: bool = False
+    published: PublishedConfig = field(default_factory=PublishedConfig)
     weights: str | None = None
     match: str = "library"
     seed: int = 0
@@ -280,6 +307,6 @@ def register(*kinds: str) -> None:
     store = ConfigStore.instance()
     for kind in kinds or SCHEMAS:
         node = OmegaConf.structured(SCHEMAS[kind])
-        for name in TABLES if "dataset" in node else ():
+        for name in TABLES if node.get("dataset") is not None else ():
             OmegaConf.set_struct(node.dataset[name], False)  # dataset.label_map={7: 255} without a plus sign
         store.store(name=f"{kind}_schema", node=node)

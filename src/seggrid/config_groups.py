@@ -324,6 +324,27 @@ class LoggerConfig:
     mode: str = "auto"
 
 
+@dataclass
+class PublishedConfig:
+    """What others have published about a cell, to stand beside what is measured.
+
+    Attributes:
+        params: number of parameters.
+        gmacs: 10^9 multiply-adds of one image of ``input.size``.
+        train_s_per_iter: seconds per training step.
+        device: what that was measured on.
+        source: where it is published.
+        note: why what is measured differs from it.
+    """
+
+    params: float | None = None
+    gmacs: float | None = None
+    train_s_per_iter: float | None = None
+    device: str | None = None
+    source: str | None = None
+    note: str | None = None
+
+
 def is_several(devices: Any) -> bool:
     """Whether a number of devices, a list of them, or ``auto`` may come to more than one."""
     return str(len(devices) if isinstance(devices, list) else devices) != "1"

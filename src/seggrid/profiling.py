@@ -76,7 +76,7 @@ def profile(config: ProfileConfig, folder: Path, record: results.Record) -> None
     model = models.build(model_config(config))
     height, width = config.input.size
     describe(record, model, (height, width))
-    device = pick_device(config.accelerator)
+    device = pick_device({"cuda": "gpu"}.get(config.device, config.device))
     record.environment = results.environment(config.backend.name, device_name(device))
     if not config.counts_only:
         record.profile = latency(model, config, device)
@@ -95,7 +95,7 @@ def latency(model: Segmenter, config: ProfileConfig, device: torch.device) -> di
         The section ``profile`` of a record.
     """
     model = copy.deepcopy(model).eval().to(device)
-    images = torch.randn(config.input.batch_size, 3, *config.input.size, device=device)
+    images = torch.randn(1, 3, *config.input.size, device=device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     samples: list[float] = []
@@ -111,7 +111,7 @@ def latency(model: Segmenter, config: ProfileConfig, device: torch.device) -> di
     median = statistics.median(samples)
     return {
         "latency_ms": {"median": median, "p10": deciles[0], "p90": deciles[-1], "samples": samples},
-        "images_per_s": config.input.batch_size * 1000 / median,
+        "images_per_s": 1000 / median,
         "train_s_per_iter": None,
         "peak_memory_bytes": peak_memory_bytes(device),
         "precision": "32-true",
