@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +26,7 @@ from seggrid.data.labels import check_classes, settled
 from seggrid.errors import UserError, one_line
 from seggrid.help import help_text
 from seggrid.hub import go_offline_if_unreachable
+from seggrid.quick_import import without_garbage_collection
 from seggrid.restore import expand_sweep, restore
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -177,27 +179,33 @@ def _record(kind: str, typed: Any, overrides: list[str] | None = None) -> result
 
 def _run(kind: str, typed: Any, folder: Path, record: results.Record) -> None:
     """Checks the configuration, and only then imports what does the work."""
-    if kind != "profile":
+    if typed.dataset is not None:
         check_classes(typed.dataset)
         typed.dataset = settled(typed.dataset)
     if kind == "train":
         checks.check_train(typed)
         if typed.encoder.pretrained and typed.encoder.weights is None:
             go_offline_if_unreachable()
-        from seggrid.training import train
+        with without_garbage_collection():
+            from seggrid.training import train
 
+            import_module(f"seggrid.models.{typed.backend.name}")
         train(typed, folder, record)
     elif kind == "evaluate":
         checks.check_evaluate(typed)
         if typed.run is None:
             go_offline_if_unreachable()
-        from seggrid.evaluation import evaluate
+        with without_garbage_collection():
+            from seggrid.evaluation import evaluate
 
+            import_module(f"seggrid.models.{typed.backend.name}")
         evaluate(typed, folder, record)
     else:
         checks.check_profile(typed)
-        from seggrid.profiling import profile
+        with without_garbage_collection():
+            from seggrid.profiling import profile
 
+            import_module(f"seggrid.models.{typed.backend.name}")
         profile(typed, folder, record)
 
 
