@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -47,7 +48,8 @@ class LabelWriter:
     """Writes label maps as PNG files that hold the labels which the data set's own files use.
 
     They are palette images: a program reads the labels, an eye sees the classes' colours. Converted to RGB they are
-    what a data set with RGB masks has.
+    what a data set with RGB masks has. Where a label is above 255 they have 16 bits instead, for which PNG has no
+    palette.
 
     Args:
         dataset: its labels and colours.
@@ -56,18 +58,20 @@ class LabelWriter:
 
     def __init__(self, dataset: DatasetConfig, folder: Path) -> None:
         self._folder = folder
-        self._values = torch.tensor(file_labels(dataset), dtype=torch.uint8)
+        labels = file_labels(dataset)
+        self._is_deep = max(labels) > 255
+        self._values = np.array(labels, dtype=np.uint16 if self._is_deep else np.uint8)
         colours = full_palette(dataset)
         palette = [[255, 255, 255]] * 256
-        for index, value in enumerate(self._values.tolist()):
-            palette[value] = colours[3 * index : 3 * index + 3]
+        for index, label in enumerate([] if self._is_deep else labels):
+            palette[label] = colours[3 * index : 3 * index + 3]
         self._palette = [value for colour in palette for value in colour]
 
     def write(self, key: str, label_map: Tensor) -> Path:
         """Writes uint8 ``(H, W)`` class indices; returns the path."""
-        values = self._values[label_map.long()]
-        image = Image.fromarray(values.numpy())
-        image.putpalette(self._palette)
+        image = Image.fromarray(self._values[label_map.numpy()])
+        if not self._is_deep:
+            image.putpalette(self._palette)
         path = self._folder / f"{key}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
