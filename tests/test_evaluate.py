@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from command import ROOT, TINY, call, record, run
+from command import ROOT, TINY, call, record, run, run_here
 from PIL import Image
 
 from seggrid.data.photos import PhotoSource
+from seggrid.inference import Predictor
 from seggrid.restore import expand_sweep
 
 CELL = (*TINY, "backend=smp")
@@ -283,3 +284,21 @@ def test_the_command_evaluates_on_two_processes_and_counts_each_image_once(train
     assert second["metrics"]["mIoU"] == pytest.approx(first["metrics"]["mIoU"], abs=1e-6)
     assert second["intervals"] == first["intervals"]
     assert len(list(csv.DictReader((tmp_path / "images.csv").open()))) == 3
+
+
+def test_memory_that_runs_out_in_an_evaluation_is_one_line(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(Predictor, "bands", full)
+    done = run_here("evaluate.py", f"run={trained}", f"hydra.run.dir={tmp_path}", expect=1)
+    assert done.stderr.startswith("error: CUDA out of memory. Tried to allocate 2.00 GiB.; say inference=slide")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_one_line(trained: Path, tmp_path: Path) -> None:
+    done = run_here("evaluate.py", f"run={trained}", "accelerator=gpu", f"hydra.run.dir={tmp_path}", expect=1)
+    assert done.stderr.startswith("error: accelerator=gpu is not available")

@@ -72,6 +72,14 @@ def test_the_optimizer_is_torchs_with_the_configured_settings(config: OptimizerC
             assert (group["momentum"], group["nesterov"], group["dampening"]) == (0.7, False, 0)
 
 
+@pytest.mark.parametrize("config", [ADAMW, SGD], ids=lambda config: config.name)
+def test_it_is_fused_where_all_weights_are_on_a_device_that_has_it(config: OptimizerConfig) -> None:
+    model = Tiny()
+    assert build_optimizer(model, model.encoder.parameters(), config).defaults["fused"] is True
+    assert not build_optimizer(model, model.encoder.parameters(), config, fused=False).defaults["fused"]
+    assert not build_optimizer(model.to("meta"), model.encoder.parameters(), config).defaults["fused"]
+
+
 def test_a_step_moves_the_encoder_by_its_share() -> None:
     """Plain gradient descent on a gradient of one moves every parameter by its rate."""
     config = OptimizerConfig(name="sgd", lr=0.5, encoder_lr_scale=0.1, weight_decay=0.0, momentum=0.0)

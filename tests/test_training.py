@@ -1,22 +1,28 @@
 """One run through the real command: choices, resume after a kill, evaluation."""
 
+import csv
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from command import ROOT, TINY, record, run, run_here, wandb_entries
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from seggrid import config, results
 from seggrid.config import TrainConfig
-from seggrid.training import train
+from seggrid.errors import UserError
+from seggrid.module import SegmentationModule
+from seggrid.training import OUT_OF_MEMORY, _device, train
 
 Compose = Callable[..., TrainConfig]
 LONGER = (*TINY, "backend=smp", "arch=unet", "trainer.max_epochs=4", "augment=flip")
@@ -39,7 +45,8 @@ def typed_train() -> Compose:
     "choice",
     [
         "loss=dice", "loss=focal", "loss=lovasz", "loss=ohem", "optimizer=sgd", "schedule=cosine", "schedule=onecycle",
-        "schedule=constant", "logger=tensorboard", "trainer.precision=bf16-mixed", "trainer.gradient_clip_norm=1.0",
+        "schedule=constant", "logger=tensorboard", "trainer.precision=32-true", "trainer.gradient_clip_norm=1.0",
+        "trainer.deterministic=true", "trainer.channels_last=false",
         "augment.resize=[24,40]", "num_workers=2", "optimizer.encoder_lr_scale=0.1",
     ],
 )  # fmt: skip
@@ -98,11 +105,14 @@ def test_a_killed_run_resumes_bit_equal(tmp_path: Path) -> None:
 
 def test_evaluation_repeats_the_scores_of_training(tmp_path: Path) -> None:
     trained, evaluated = tmp_path / "trained", tmp_path / "evaluated"
-    run_here("train.py", *TINY, "backend=smp", f"hydra.run.dir={trained}")
+    # In bfloat16 and channels_last: scores are of single precision all the same, and sums in the same order.
+    settings = ("backend=smp", "trainer.precision=bf16-mixed", "trainer.channels_last=true")
+    run_here("train.py", *TINY, *settings, f"hydra.run.dir={trained}")
     output = run_here("evaluate.py", f"run={trained}", f"hydra.run.dir={evaluated}").stdout
     first, second = record(trained), record(evaluated)
+    assert (first["train"]["precision"], first["train"]["channels_last"]) == ("bf16-mixed", True)
     assert second["kind"] == "evaluate"
-    assert second["metrics"]["mIoU"] == pytest.approx(first["metrics"]["mIoU"], abs=1e-12)
+    assert second["metrics"].items() >= first["metrics"].items()  # the loss, too, to the last digit
     assert [row["iou"] for row in second["per_class"]] == [row["iou"] for row in first["per_class"]]
     assert (second["backend"], second["arch"], second["encoder"]) == ("smp", "fpn", "resnet10t")
     assert "background" in output
@@ -122,6 +132,76 @@ def test_a_failed_resume_leaves_the_finished_run_as_it_was(tmp_path: Path) -> No
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert "checkpoint of another model" in done.stderr
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_a_sweep_goes_on_when_memory_runs_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, held = SegmentationModule.training_step, []
+
+    def short(self: SegmentationModule, batch: Any, batch_idx: int) -> Tensor:
+        loss = whole(self, batch, batch_idx)
+        if len(batch[0]) == 2:
+            assert len(held) == 2 and not any(reference() is not None for reference in held)
+            return loss
+        held.append(weakref.ref(loss))
+        if len(batch[0]) == 3:
+            torch.empty(2**48, dtype=torch.uint8)
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 7.79 GiB of which 5.19 MiB "
+            "is free. Including non-PyTorch memory, this process has 7.62 GiB memory in use."
+        )
+
+    monkeypatch.setattr(SegmentationModule, "training_step", short)
+    run_here("train.py", "-m", *_cell("backend=smp", "batch_size=4,3,2"), f"hydra.sweep.dir={tmp_path}", expect=1)
+    gpu, cpu, fits = (record(next(tmp_path.glob(f"{job}_*"))) for job in range(3))
+    assert (gpu["status"], cpu["status"], fits["status"]) == ("failed", "failed", "completed")
+    assert gpu["error"] == {
+        "type": "UserError",
+        "message": f"out of memory on the GPU: 20.00 MiB asked for, 5.19 MiB of 7.79 GiB free; {OUT_OF_MEMORY}",
+    }
+    assert cpu["error"]["message"].startswith("out of memory: 256.00 TiB asked for, ")
+    assert cpu["error"]["message"].endswith(f" available; {OUT_OF_MEMORY}")
+
+
+def test_a_network_that_cannot_take_channels_last_trains_without_it(tmp_path: Path) -> None:
+    run_here("train.py", *_cell("backend=mmseg", "arch=dmnet", "encoder=test_resnet"), f"hydra.run.dir={tmp_path}/run")
+    first = record(tmp_path / "run")
+    assert first["train"]["channels_last"] is False
+    run_here("evaluate.py", f"run={tmp_path}/run", f"hydra.run.dir={tmp_path}/eval")
+    assert record(tmp_path / "eval")["metrics"].items() >= first["metrics"].items()
+    whole = _cell("backend=mmseg", "arch=dmnet", "encoder=test_resnet", "trainer.max_epochs=2", "schedule=constant")
+    run_here("train.py", *whole, f"hydra.run.dir={tmp_path}/whole")
+    run_here("train.py", *whole, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/half")
+    run_here("train.py", f"resume={tmp_path}/half", "trainer.max_epochs=2")
+    states = [
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "half")
+    ]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_a_gpu_that_is_not_there_is_named(typed_train: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = typed_train(*TINY, "backend=smp", "trainer.accelerator=gpu", "trainer.devices=[5]")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match=r"trainer.devices is \[5\]; the GPUs here are 0, 1"):
+        _device(settings)
+
+
+def test_half_precision_on_a_cpu_is_refused_and_not_replaced(tmp_path: Path, typed_train: Compose) -> None:
+    settings = typed_train(*TINY, "backend=smp", "trainer.precision=16-mixed")
+    with pytest.raises(UserError, match=r"trainer.precision=16-mixed: a CPU does not compute in half precision"):
+        train(settings, tmp_path, results.Record("train", "smp", "fpn", "resnet10t"))
+
+
+def test_the_loss_is_logged_every_so_often(tmp_path: Path, typed_train: Compose) -> None:
+    settings = typed_train(*_cell("backend=smp", "batch_size=2", "trainer.log_every_n_steps=2"))
+    written = results.Record("train", "smp", "fpn", "resnet10t")
+    train(settings, tmp_path, written)
+    with next(tmp_path.rglob("metrics.csv")).open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("train/loss")]
+    assert [int(row["step"]) for row in rows] == [1, 3]
+    assert written.train is not None
+    assert 0 < written.train["data_s_per_iter"] < written.train["s_per_iter"]
 
 
 def test_resume_of_something_else_is_one_line(tmp_path: Path) -> None:

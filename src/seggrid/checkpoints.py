@@ -66,6 +66,8 @@ def build_again(config: TrainConfig | EvaluateConfig, checkpoint: Path) -> model
     )
     model.normalization = (tuple(origin["mean"]), tuple(origin["std"]))
     model.published = origin["published"]
+    if origin.get("channels_last"):  # the other order of sums would change the last digits
+        model.keep_channels_last()
     return model
 
 

@@ -16,6 +16,8 @@ from seggrid.config import (
     EncoderConfig,
     EvaluateConfig,
     InferenceConfig,
+    LossConfig,
+    OptimizerConfig,
     ProfileConfig,
     TrainConfig,
     TtaConfig,
@@ -35,7 +37,7 @@ MEASUREMENTS = ("latency", "throughput", "training")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PROFILE_PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 LOGGER_MODES = ("auto", "online", "offline")
-PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
+PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true")
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 CHECKPOINTS = ("best", "last")
 INFERENCES = ("whole", "slide")
@@ -54,21 +56,12 @@ def check_train(config: TrainConfig) -> None:
         ImpossibleCellError: the backend does not have the arch, or cannot take the encoder.
     """
     dataset, augment, loss, trainer = config.dataset, config.augment, config.loss, config.trainer
-    _one_of("loss.name", loss.name, LOSSES)
-    _one_of("optimizer.name", config.optimizer.name, OPTIMIZERS)
     _one_of("schedule.name", config.schedule.name, SCHEDULES)
     _one_of("logger.name", config.logger.name, LOGGERS)
     _one_of("logger.mode", config.logger.mode, LOGGER_MODES)
     _one_of("trainer.accelerator", trainer.accelerator, ACCELERATORS)
     _one_of("trainer.precision", trainer.precision, PRECISIONS)
-    _only_for("loss.label_smoothing", loss.label_smoothing, loss.name, ("cross_entropy",))
-    _only_for("loss.gamma", loss.gamma, loss.name, ("focal",))
-    _only_for("loss.threshold", loss.threshold, loss.name, ("ohem",))
-    _only_for("loss.min_kept_fraction", loss.min_kept_fraction, loss.name, ("ohem",))
     _one_of("match", config.match, MATCHES)
-    _only_for("loss.class_weights", loss.class_weights, loss.name, ("cross_entropy", "focal", "ohem"))
-    _only_for("optimizer.betas", config.optimizer.betas, config.optimizer.name, ("adamw",))
-    _only_for("optimizer.momentum", config.optimizer.momentum, config.optimizer.name, ("sgd",))
     _only_for("schedule.power", config.schedule.power, config.schedule.name, ("poly",))
     _at_least("batch_size", config.batch_size, 1)
     _at_least("eval_batch_size", config.eval_batch_size, 1)
@@ -83,39 +76,17 @@ def check_train(config: TrainConfig) -> None:
             f"{trainer.max_epochs}: the run would never be validated"
         )
     _above("trainer.gradient_clip_norm", trainer.gradient_clip_norm, 0)
-    _above("optimizer.lr", config.optimizer.lr, 0)
-    _at_least("optimizer.encoder_lr_scale", config.optimizer.encoder_lr_scale, 0)
-    _at_least("optimizer.weight_decay", config.optimizer.weight_decay, 0)
-    _at_least("loss.aux_weight", loss.aux_weight, 0)
     _within("schedule.warmup_fraction", config.schedule.warmup_fraction, 0, 1)
-    _within("loss.label_smoothing", loss.label_smoothing, 0, 1)
-    _within("loss.threshold", loss.threshold, 0, 1)
-    _within("loss.min_kept_fraction", loss.min_kept_fraction, 0, 1)
     _within("seed", config.seed, 0, 2**32 - 1)
     _above("schedule.power", config.schedule.power, 0)
-    _at_least("optimizer.momentum", config.optimizer.momentum, 0)
-    betas = config.optimizer.betas
-    if betas is not None and not (len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
-        raise UserError(f"optimizer.betas is {betas}; it takes two values from 0 to below 1")
     _check_devices(trainer.devices)
     _check_augment(augment)
     _check_dataset(dataset)
-    if loss.class_weights is not None and len(loss.class_weights) != len(dataset.classes):
-        raise UserError(
-            f"loss.class_weights has {len(loss.class_weights)} entries, dataset.classes has {len(dataset.classes)}: "
-            "give one weight per class"
-        )
-    if loss.class_weights is not None and (min(loss.class_weights) < 0 or max(loss.class_weights) <= 0):
-        raise UserError(f"loss.class_weights is {loss.class_weights}; weights are at least 0, and not all 0")
+    _check_loss(loss, len(dataset.classes))
+    _check_optimizer(config.optimizer)
     _check_weights(config)
     check_cell(config.backend, config.arch, config.encoder)
-    if loss_name(config) == "native":
-        _only_for(
-            "loss.aux_weight",
-            loss.aux_weight,
-            "native",
-            tuple(name for name in LOSSES if name not in ("auto", "native")),
-        )
+    _check_aux_weight(config)
 
 
 def check_profile(config: ProfileConfig) -> None:
@@ -124,12 +95,25 @@ def check_profile(config: ProfileConfig) -> None:
     _at_least("warmup", config.warmup, 0)
     _at_least("samples", config.samples, 1)
     _above("seconds", config.seconds, 0)
+    if config.batch_size != "auto" and not (isinstance(config.batch_size, int) and config.batch_size >= 1):
+        raise UserError(f"batch_size is {config.batch_size!r}; it takes a number from 1, or auto")
+    if not config.measure:
+        raise UserError(f"measure is empty; it takes some of {', '.join(MEASUREMENTS)}; or say counts_only=true")
+    if unknown := sorted(set(config.measure) - set(MEASUREMENTS)):
+        raise UserError(f"measure has {', '.join(unknown)}; it takes some of {', '.join(MEASUREMENTS)}")
     _check_size("input.size", config.input.size)
+    check_inference(config.inference, TtaConfig())
+    _check_augment(config.augment)
+    if config.dataset is not None:
+        _check_dataset(config.dataset)
+    _check_loss(config.loss, config.num_classes if config.dataset is None else len(config.dataset.classes))
+    _check_optimizer(config.optimizer)
     _one_of("device", config.device, DEVICES)
     _one_of("precision", config.precision, PROFILE_PRECISIONS)
     _one_of("match", config.match, MATCHES)
     _check_weights(config)
     check_cell(config.backend, config.arch, config.encoder)
+    _check_aux_weight(config)
 
 
 def check_evaluate(config: EvaluateConfig) -> None:
@@ -228,7 +212,7 @@ def check_cell(backend: BackendConfig, arch: ArchConfig, encoder: EncoderConfig)
         )
 
 
-def loss_name(config: TrainConfig | EvaluateConfig) -> str:
+def loss_name(config: TrainConfig | EvaluateConfig | ProfileConfig) -> str:
     """Returns the loss that ``loss=auto`` means for this cell, else the one that was chosen."""
     if config.loss.name != "auto":
         return config.loss.name
@@ -244,6 +228,45 @@ def archs_of(backend: str) -> list[str]:
     conf = next((Path(source.path) for source in sources if source.provider == "main"), Path("conf"))
     archs = (yaml.safe_load(path.read_text()) for path in sorted((conf / "arch").glob("*.yaml")))
     return [arch["name"] for arch in archs if backend in arch["backends"]]
+
+
+def _check_loss(loss: LossConfig, num_classes: int) -> None:
+    _one_of("loss.name", loss.name, LOSSES)
+    _only_for("loss.label_smoothing", loss.label_smoothing, loss.name, ("cross_entropy",))
+    _only_for("loss.gamma", loss.gamma, loss.name, ("focal",))
+    _only_for("loss.threshold", loss.threshold, loss.name, ("ohem",))
+    _only_for("loss.min_kept_fraction", loss.min_kept_fraction, loss.name, ("ohem",))
+    _only_for("loss.class_weights", loss.class_weights, loss.name, ("cross_entropy", "focal", "ohem"))
+    _at_least("loss.aux_weight", loss.aux_weight, 0)
+    _within("loss.label_smoothing", loss.label_smoothing, 0, 1)
+    _within("loss.threshold", loss.threshold, 0, 1)
+    _within("loss.min_kept_fraction", loss.min_kept_fraction, 0, 1)
+    if loss.class_weights is not None and len(loss.class_weights) != num_classes:
+        raise UserError(
+            f"loss.class_weights has {len(loss.class_weights)} entries, dataset.classes has {num_classes}: "
+            "give one weight per class"
+        )
+    if loss.class_weights is not None and (min(loss.class_weights) < 0 or max(loss.class_weights) <= 0):
+        raise UserError(f"loss.class_weights is {loss.class_weights}; weights are at least 0, and not all 0")
+
+
+def _check_aux_weight(config: TrainConfig | ProfileConfig) -> None:
+    if loss_name(config) == "native":
+        allowed = tuple(name for name in LOSSES if name not in ("auto", "native"))
+        _only_for("loss.aux_weight", config.loss.aux_weight, "native", allowed)
+
+
+def _check_optimizer(optimizer: OptimizerConfig) -> None:
+    _one_of("optimizer.name", optimizer.name, OPTIMIZERS)
+    _only_for("optimizer.betas", optimizer.betas, optimizer.name, ("adamw",))
+    _only_for("optimizer.momentum", optimizer.momentum, optimizer.name, ("sgd",))
+    _above("optimizer.lr", optimizer.lr, 0)
+    _at_least("optimizer.encoder_lr_scale", optimizer.encoder_lr_scale, 0)
+    _at_least("optimizer.weight_decay", optimizer.weight_decay, 0)
+    _at_least("optimizer.momentum", optimizer.momentum, 0)
+    betas = optimizer.betas
+    if betas is not None and not (len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
+        raise UserError(f"optimizer.betas is {betas}; it takes two values from 0 to below 1")
 
 
 def _check_augment(augment: AugmentConfig) -> None:

@@ -282,26 +282,33 @@ class TrainerConfig:
         accelerator: one of ``checks.ACCELERATORS``.
         devices: a number of devices, a list of device indices, or ``auto``.
         strategy: Lightning's strategy, e.g. ``auto``, ``ddp``.
-        precision: one of ``checks.PRECISIONS``.
+        precision: one of ``checks.PRECISIONS``; ``auto`` is ``bf16-mixed`` where the device computes in bfloat16
+            itself, else ``32-true``.
+        channels_last: keep images and weights in the memory format ``channels_last``, where the network can.
+        benchmark: let cuDNN try its algorithms on images of one size, and keep the fastest; not with ``deterministic``.
         gradient_clip_norm: the largest gradient norm; None does not clip.
         sync_batchnorm: share batch statistics between processes.
         val_every_n_epochs: how often to validate.
         deterministic: refuse operations that are not deterministic.
         progress_bar: show one.
         log_every_n_steps: how often the training loss is logged.
+        compile: have ``torch.compile`` make the training's forward pass.
     """
 
     max_epochs: int = 50
     accelerator: str = "auto"
     devices: Any = 1
     strategy: str = "auto"
-    precision: str = "32-true"
+    precision: str = "auto"
+    channels_last: bool = True
+    benchmark: bool = True
     gradient_clip_norm: float | None = None
     sync_batchnorm: bool = False
     val_every_n_epochs: int = 1
     deterministic: bool = False
     progress_bar: bool = True
     log_every_n_steps: int = 10
+    compile: bool = False
 
     @property
     def is_distributed(self) -> bool:

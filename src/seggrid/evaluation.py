@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from seggrid import confusion_picture, image_scores, models, profiling, results
+from seggrid import confusion_picture, counts, image_scores, memory, models, results
 from seggrid.calibration import Calibration
 from seggrid.checkpoints import build_again, checkpoint_path, load_weights
 from seggrid.checks import loss_name
@@ -19,6 +19,7 @@ from seggrid.data.augment import EvalTransform
 from seggrid.data.datamodule import EvaluationDataset, SegmentationData, Source
 from seggrid.data.normalization import Normalization
 from seggrid.data.photos import PhotoSource
+from seggrid.devices import device_name, pick_device
 from seggrid.errors import UserError
 from seggrid.inference import Predictor
 from seggrid.losses import build_loss
@@ -31,9 +32,11 @@ from seggrid.scoring import ImageScoring, Saving
 from seggrid.verdict import COUNTS
 
 IMAGES = "images.csv"  # the scores of each image, the worst first
+OUT_OF_MEMORY = "say inference=slide, or lower inference.crop, inference.batch_size, eval_batch_size or augment.resize"
 MASKS, OVERLAYS = "masks", "overlays"
 
 
+@memory.explained(OUT_OF_MEMORY)
 def evaluate(config: EvaluateConfig, folder: Path, record: results.Record) -> None:
     """Evaluates a model on a split, or writes its predictions where there are no labels.
 
@@ -46,6 +49,8 @@ def evaluate(config: EvaluateConfig, folder: Path, record: results.Record) -> No
         UserError: the model, its weights or the data are not there, or do not fit each other.
     """
     quiet()
+    memory.give_back()  # what the run before has left in this process
+    pick_device("accelerator", config.accelerator)
     pl.seed_everything(config.seed, verbose=False)
     model = _build(config)
     record.evaluation = _described(config)
@@ -83,7 +88,7 @@ def evaluate(config: EvaluateConfig, folder: Path, record: results.Record) -> No
     )
     if checkpoint := _checkpoint(config):
         load_weights(module, checkpoint)
-    profiling.describe(record, model, input_size(data))
+    counts.describe(record, model, input_size(data))
     trainer = pl.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
@@ -94,7 +99,7 @@ def evaluate(config: EvaluateConfig, folder: Path, record: results.Record) -> No
         callbacks=progress(config.progress_bar),
         enable_progress_bar=config.progress_bar and sys.stdout.isatty(),
     )
-    record.environment = results.environment(record.backend, profiling.device_name(trainer.strategy.root_device))
+    record.environment = results.environment(record.backend, device_name(trainer.strategy.root_device))
     saving = [Saving(LabelWriter(config.dataset, _saved(config, folder)))] if config.save else []
     measure(
         module, data, config.dataset, trainer, folder, config.pictures, record, config.boundary, config.worst, saving
@@ -220,8 +225,8 @@ def _use(
 ) -> None:
     """Writes predictions where there are no labels: for a user's own pictures, or for a benchmark's test split."""
     own = config.images is not None
-    device = profiling.pick_device(config.accelerator)
-    record.environment = results.environment(record.backend, profiling.device_name(device))
+    device = pick_device("accelerator", config.accelerator)
+    record.environment = results.environment(record.backend, device_name(device))
     if checkpoint := _checkpoint(config):
         load_weights(SegmentationModule(model, None, config.dataset.classes, config.dataset.ignore_index), checkpoint)
     dataset = EvaluationDataset(source, EvalTransform(config.augment), config.dataset.ignore_index)

@@ -1,13 +1,15 @@
 """The training losses: SMP's where SMP has one, torch's else."""
 
+import dataclasses
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seggrid.config import LossConfig
-from seggrid.models.segmenter import SegOutput
+from seggrid.checks import ImpossibleCellError, loss_name
+from seggrid.config import LossConfig, ProfileConfig, TrainConfig
+from seggrid.models.segmenter import Segmenter, SegOutput
 
 AUX_WEIGHT = 0.4  # PSPNet's (Zhao et al. 2017, arXiv:1612.01105), and MMSegmentation's
 
@@ -109,6 +111,34 @@ class ZeroWhereNoneCounts(nn.Module):
             return 0.0 * logits.sum()
         loss: Tensor = self.criterion(logits.float(), masks)
         return loss
+
+
+def loss_for(config: TrainConfig | ProfileConfig, model: Segmenter, ignore_index: int) -> SegmentationLoss | None:
+    """Builds the training loss of a cell.
+
+    Args:
+        config: the cell and its loss.
+        model: the cell's model.
+        ignore_index: the label that does not count.
+
+    Returns:
+        The loss of the logits; None stands for the library's own, :meth:`Segmenter.native_loss`.
+
+    Raises:
+        ImpossibleCellError: the cell has no such loss.
+    """
+    name = loss_name(config)
+    cell = f"backend={config.backend.name} arch={config.arch.name}"
+    if name == "native":
+        if not model.has_native_loss:
+            raise ImpossibleCellError(f"{cell} has no loss of its own; choose another than loss=native")
+        return None
+    if not model.trains_from_logits:
+        raise ImpossibleCellError(
+            f"{cell} cannot be trained with loss={name}: its logits alone do not train all of it; leave loss out, or "
+            "say loss=native (docs/models.md)"
+        )
+    return build_loss(dataclasses.replace(config.loss, name=name), ignore_index)
 
 
 def build_loss(config: LossConfig, ignore_index: int) -> SegmentationLoss:

@@ -6,7 +6,9 @@ from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
+from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
 from seggrid.calibration import Calibration, confidence_of
@@ -34,7 +36,7 @@ class SegmentationModule(pl.LightningModule):
         optimizer: the optimiser; None for evaluation alone.
         schedule: its learning rate over the steps; None for evaluation alone.
         seed: of dropout and its like.
-        check_every_n_steps: how often a GPU is asked whether the loss is finite; asking makes it wait.
+        log_every_n_steps: how often the loss is logged, and a GPU asked whether it is finite; asking makes it wait.
         predictor: how images go through the model in evaluation; None takes them whole.
         calibration: filled in evaluation where it is given.
 
@@ -53,7 +55,7 @@ class SegmentationModule(pl.LightningModule):
         optimizer: OptimizerConfig | None = None,
         schedule: ScheduleConfig | None = None,
         seed: int = 0,
-        check_every_n_steps: int = 10,
+        log_every_n_steps: int = 10,
         predictor: Predictor | None = None,
         calibration: Calibration | None = None,
     ) -> None:
@@ -69,22 +71,20 @@ class SegmentationModule(pl.LightningModule):
         self.matrix: Tensor | None = None
         self.eval_loss = float("nan")
         self._optimizer, self._schedule, self._seed = optimizer, schedule, seed
-        self._check_every_n_steps = check_every_n_steps
-        self._bad_step = torch.tensor(-1)
+        self._log_every_n_steps = log_every_n_steps
+        self._benchmark = False
+        self._losses: dict[int, Tensor] = {}  # by step: those that nobody has looked at
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what is needed to build the same model again, and to feed it, without what it started from."""
         means, deviations = self.model.normalization
         origin = {"mean": list(means), "std": list(deviations), "restored": self.model.restored}
-        checkpoint[ORIGIN] = {**origin, "published": self.model.published, "classes": self._classes}
-
-    def on_fit_start(self) -> None:
-        """Puts the watch for a loss that is not finite on the device."""
-        self._bad_step = torch.tensor(-1, device=self.device)
+        described = {"published": self.model.published, "classes": self._classes}
+        checkpoint[ORIGIN] = {**origin, **described, "channels_last": self.model.channels_last}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds dropout by step, so that a resumed run draws what the uninterrupted one would have drawn."""
-        torch.manual_seed((self._seed * 1_000_003 + self.global_step) * 64 + self.global_rank)
+        _seed((self._seed * 1_000_003 + self.global_step) * 64 + self.global_rank, self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss of one batch."""
@@ -93,12 +93,21 @@ class SegmentationModule(pl.LightningModule):
             loss: Tensor = self.loss(self.model(images), masks.long())
         else:
             loss = torch.stack(list(self.model.native_loss(images, masks.long(), self._ignore_index).values())).sum()
-        self._watch(loss.detach())
-        self.log("train/loss", loss, prog_bar=True)
+        self._losses[self.global_step] = loss.detach()
+        # Where Lightning passes it on, and where the epoch's line shows it: each call costs as much as a small kernel.
+        if (self.global_step + 1) % self._log_every_n_steps == 0 or self.trainer.is_last_batch:
+            self.log("train/loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: EvalBatch, batch_idx: int) -> Tensor:
-        """Counts hits and misses at the labels' own size; returns the label maps, uint8 ``(B, H, W)``."""
+        """Counts hits and misses at the labels' own size; returns the label maps, uint8 ``(B, H, W)``.
+
+        Whatever a training's mixed precision, weights in single precision are measured in it, as ``evaluate.py`` does.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            return self._validation_step(batch)
+
+    def _validation_step(self, batch: EvalBatch) -> Tensor:
         images, masks, _ = batch
         height, width = masks.shape[-2:]
         parts = []
@@ -120,6 +129,12 @@ class SegmentationModule(pl.LightningModule):
     def on_validation_start(self) -> None:
         """Stops before a checkpoint is made of a model that has diverged."""
         self._stop_if_not_finite()
+        # Images of many sizes: cuDNN would try all its algorithms again for each.
+        self._benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+
+    def on_validation_end(self) -> None:
+        """Goes back to what training does."""
+        torch.backends.cudnn.benchmark = self._benchmark
 
     def on_validation_epoch_end(self) -> None:
         """Derives the scores; they are those of all processes together."""
@@ -139,28 +154,45 @@ class SegmentationModule(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Looks for a loss that is not finite: each step on the CPU, now and then on a GPU."""
-        if self.device.type == "cpu" or self.global_step % self._check_every_n_steps == 0:
+        if self.device.type == "cpu" or len(self._losses) >= self._log_every_n_steps:
             self._stop_if_not_finite()
 
     def configure_optimizers(self) -> Any:
         """Builds optimiser and schedule."""
         assert self._optimizer is not None and self._schedule is not None
-        optimizer = build_optimizer(self.model, self.model.encoder_parameters(), self._optimizer)
+        # Fused optimisers take a loss's scale back themselves, and Lightning then refuses to clip gradients.
+        fused = getattr(self.trainer.precision_plugin, "scaler", None) is None
+        optimizer = build_optimizer(self.model, self.model.encoder_parameters(), self._optimizer, fused)
         schedule = build_schedule(optimizer, self._schedule, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips as Lightning does, which in bfloat16 refuses fused optimisers although there is no scale to undo."""
+        plugin = self.trainer.precision_plugin
+        if gradient_clip_val and isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     @property
     def _loss_in_evaluation(self) -> SegmentationLoss | None:
         """A library's own loss is defined in training only, and ours for the logits of whole images."""
         return self.loss if self.predictor.gives_whole_logits else None
 
-    def _watch(self, loss: Tensor) -> None:
-        first_bad = (self._bad_step < 0) & ~torch.isfinite(loss)
-        self._bad_step = torch.where(first_bad, self.global_step, self._bad_step)
-
     def _stop_if_not_finite(self) -> None:
-        # All processes stop together: one that stopped alone would leave the others waiting for its gradients.
-        step = int(self.trainer.strategy.reduce(self._bad_step.clone(), reduce_op="max"))
+        if not self._losses:
+            return
+        finite = torch.stack(list(self._losses.values())).isfinite().tolist()
+        step = next((step for step, fine in zip(self._losses, finite, strict=True) if not fine), -1)
+        self._losses.clear()
+        if self.trainer.world_size > 1:
+            # All processes stop together: one that stopped alone would leave the others waiting for its gradients.
+            step = int(self.trainer.strategy.reduce(torch.tensor(step, device=self.device), reduce_op="max"))
         if step >= 0:
             self._diverged(step)
 
@@ -169,3 +201,16 @@ class SegmentationModule(pl.LightningModule):
             f"the loss is not finite at step {step}; the checkpoints are those before it. "
             "Lower optimizer.lr, set trainer.gradient_clip_norm, or use another trainer.precision"
         )
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seeds what the training draws from: the CPU and its own device.
+
+    ``torch.manual_seed`` seeds every kind of device there may be; for those that are not in use it keeps the call and
+    the stack of its caller, each time: a quarter of a millisecond, and memory that grows with the steps.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)

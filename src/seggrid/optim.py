@@ -11,6 +11,8 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from seggrid.config import OptimizerConfig, ScheduleConfig
 
+FUSED = ("cpu", "cuda")
+
 
 def parameter_groups(
     model: nn.Module, encoder_parameters: Iterable[nn.Parameter], config: OptimizerConfig
@@ -42,8 +44,17 @@ def parameter_groups(
     return list(groups.values())
 
 
-def build_optimizer(model: nn.Module, encoder_parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Optimizer:
-    """Builds the configured optimiser over :func:`parameter_groups`."""
+def build_optimizer(
+    model: nn.Module, encoder_parameters: Iterable[nn.Parameter], config: OptimizerConfig, fused: bool = True
+) -> Optimizer:
+    """Builds the configured optimiser over :func:`parameter_groups`.
+
+    Args:
+        model: all parameters, on their device.
+        encoder_parameters: as for :func:`parameter_groups`.
+        config: which one.
+        fused: update all weights in one kernel, where their device has it.
+    """
     groups = parameter_groups(model, encoder_parameters, config)
     extra: dict[str, Any] = {}
     if config.name == "adamw" and config.betas is not None:
@@ -51,6 +62,9 @@ def build_optimizer(model: nn.Module, encoder_parameters: Iterable[nn.Parameter]
     if config.name == "sgd":
         extra["momentum"] = 0.0 if config.momentum is None else config.momentum
         extra["nesterov"] = False
+    # torch's own default is a kernel per operation on a GPU, and on the CPU one per operation and weight.
+    if fused and all(parameter.device.type in FUSED for group in groups for parameter in group["params"]):
+        extra["fused"] = True
     optimizer: Optimizer = create_optimizer_v2(
         groups, opt=config.name, lr=config.lr, weight_decay=config.weight_decay, **extra
     )
