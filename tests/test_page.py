@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
+from profiled import counted, timed, write_profile
 
 from seggrid import report
 from seggrid.results import Record
@@ -102,6 +103,36 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> report.Comparison:
 
 
 @pytest.fixture(scope="module")
+def profiled(tmp_path_factory: pytest.TempPathFactory) -> report.Comparison:
+    """The sweep with profiles of five of its cells, one of them noisy and without an encoder to time."""
+    folder = tmp_path_factory.mktemp("profiled")
+    fabricate(folder)
+    for job, (backend, arch, encoder, _, params, gmacs, stride, depth, width) in enumerate(CELLS[:5]):
+        model = counted(params, gmacs, params_encoder=params // 2, output_stride=stride, encoder_depth=depth)
+        profile = timed(4 + gmacs / 4, spread=0.3 if job == 1 else 0.05)
+        profile["stages_ms"]["data"] = 40.0 if job == 0 else None
+        if job == 1:
+            profile["stages_ms"]["encoder"] = None
+        published = {"params": 1.25 * params, "note": "<b>other classes</b>", "source": "a paper"} if job == 2 else None
+        write_profile(
+            folder / f"p{job}",
+            arch,
+            **{"backend": backend, "encoder": encoder, "published": published, "profile": profile},
+            model=model | {"decoder_channels": width},
+        )
+    return report.compare(folder)
+
+
+@pytest.fixture(scope="module")
+def costs(browser: Browser, profiled: report.Comparison) -> Iterator[Page]:
+    complaints: list[str] = []
+    page = _open(browser, profiled, complaints)
+    yield page
+    page.close()
+    assert complaints == []
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     path = next(filter(None, map(shutil.which, CHROMIUMS)), None)
     if path is None:
@@ -164,7 +195,7 @@ def test_names_and_reasons_are_escaped(sweep: report.Comparison) -> None:
 def test_without_a_completed_run_a_sentence_stands_for_the_plots(tmp_path: Path) -> None:
     Record("train", "smp", "unet", "resnet18", "streets", 0, status="skipped", error={"message": "no"}).write(tmp_path)
     text = report.compare(tmp_path).paths["html"].read_text(encoding="utf-8")
-    assert "No run has an mIoU" in text
+    assert "No run has an mIoU or a profile" in text
     assert len(text) < 20_000  # nothing to plot: plotly's four megabytes stay out
 
 
@@ -235,6 +266,75 @@ def test_plots_hold_every_completed_cell(page: Page) -> None:
 
 
 @pytest.mark.browser
+def test_only_sections_with_data_appear(page: Page, costs: Page) -> None:
+    costly = ["Latency", "Throughput", "Where the time of a training step goes", "Peak memory", "GMac"]
+    heads = costs.locator("h2").all_inner_texts()
+    assert [head for head in heads if head in costly] == costly
+    assert "Published and measured" in heads
+    assert not {*costly, "Published and measured"} & set(page.locator("h2").all_inner_texts())
+    assert page.locator(".multiples .plot").count() == 2  # parameters and GMac are known without a profile
+    assert costs.locator(".multiples .plot").count() == 4
+
+
+@pytest.mark.browser
+def test_miou_is_plotted_against_each_cost_side_by_side(costs: Page) -> None:
+    for name, points in (("miou", len(CELLS)), ("miou-gmacs", len(CELLS)), ("miou-latency", 5), ("miou-memory", 5)):
+        assert costs.locator(f"#plot-{name}-0 .scatterlayer .points path").count() == points, name
+    assert costs.locator("#plot-miou-latency-0 .errorbar").count() == 5
+    boxes = [costs.locator(f"#plot-{name}-0 .main-svg").first.bounding_box() for name in ("miou", "miou-gmacs")]
+    assert boxes[0] is not None and boxes[1] is not None
+    assert boxes[0]["y"] == boxes[1]["y"]
+    assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
+    costs.locator("#plot-miou-latency-0 .scatterlayer .points path").last.hover(force=True)
+    hover = costs.locator("#plot-miou-latency-0 .hoverlayer").text_content() or ""
+    assert "ms" in hover and "GMac" in hover and "mIoU" in hover
+
+
+@pytest.mark.browser
+def test_latency_shows_every_sample_also_the_outliers(costs: Page) -> None:
+    assert costs.locator("#plot-latency .scatterlayer .trace").first.locator(".points path").count() == 5 * 22
+    assert costs.locator("#plot-latency .errorbar").count() == 5
+    inside = """all => {
+        const frame = document.querySelector("#plot-latency .nsewdrag").getBoundingClientRect();
+        const boxes = all.map((one) => one.getBoundingClientRect());
+        return boxes.every((box) => box.left >= frame.left - 5 && box.right <= frame.right + 5);
+    }"""
+    assert costs.locator("#plot-latency .scatterlayer .points path").evaluate_all(inside)
+    names = costs.locator("#plot-latency .ytick text").all_text_contents()
+    assert [name.strip() for name in names][:2] == [
+        "mmseg / upernet / convnext_tiny.fb_in22k",
+        "mmseg / deeplabv3plus / resnet50",
+    ]
+
+
+@pytest.mark.browser
+def test_lines_and_bars_hold_what_was_measured(costs: Page) -> None:
+    lines = costs.locator("#plot-throughput .scatterlayer .trace")
+    assert [lines.nth(place).locator(".points path").count() for place in range(lines.count())] == [4] * 5
+    stages = costs.locator("#plot-stages .legendtext").all_text_contents()
+    assert stages == ["encoder", "decoder", "loss", "backward", "optimizer", "data, in one process"]
+    boxes = costs.locator("#plot-stages .barlayer .trace").evaluate_all(
+        "all => all.map((one) => [...one.querySelectorAll('.point path')].map((bar) => bar.getBoundingClientRect()))"
+    )
+    making = max((box for box in boxes[-1]), key=lambda box: box["width"])
+    starts = {round(box["left"]) for box in boxes[0] if box["width"]}
+    assert {round(making["left"])} == starts  # it starts where the step does, not behind it
+    assert "the decoder is the whole forward pass" in costs.locator("main").inner_text()
+    assert costs.locator("#plot-memory .bars .point").count() == 2 * 5
+    figures = costs.locator("#plot-gmacs .bartext").all_text_contents()
+    assert sorted(figures) == sorted(f"{cell[5]:.2f}" for cell in CELLS[:5])
+
+
+@pytest.mark.browser
+def test_published_figures_have_their_difference_and_their_reason(costs: Page) -> None:
+    (row,) = costs.locator("#published tbody tr").all()
+    texts = [text.strip() for text in row.locator("td").all_inner_texts()]
+    cell = "torchvision / deeplabv3 / torchvision/resnet50"
+    assert texts == [f"{cell}\n\n<b>other classes</b>; source: a paper", "39.634", "49.542", "-20.00"]
+    assert row.locator("b").count() == 0
+
+
+@pytest.mark.browser
 def test_pictures_are_there_and_their_colours_named(page: Page) -> None:
     pictures = page.locator(".pictures img")
     assert pictures.count() == 2 * (2 + len(CELLS))
@@ -255,13 +355,14 @@ def test_reasons_show_as_they_were_written(page: Page) -> None:
 
 
 @pytest.mark.browser
-def test_dark_and_light_differ_and_both_are_readable(browser: Browser, sweep: report.Comparison) -> None:
+def test_dark_and_light_differ_and_both_are_readable(browser: Browser, profiled: report.Comparison) -> None:
     seen = set()
     for scheme in ("light", "dark"):
         complaints: list[str] = []
-        page = _open(browser, sweep, complaints, color_scheme=scheme)
+        page = _open(browser, profiled, complaints, color_scheme=scheme)
         paper = _luminance(page, "body", "backgroundColor")
-        for selector, style in (("body", "color"), (".note", "color"), (".xtick text", "fill"), (".xtitle", "fill")):
+        axes = [(selector, "fill") for selector in (".xtick text", ".xtitle", ".bartext", "#plot-stages .legendtext")]
+        for selector, style in (("body", "color"), (".note", "color"), *axes):
             ink = _luminance(page, selector, style)
             assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) >= 4.5, (scheme, selector)
         seen.add(paper)

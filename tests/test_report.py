@@ -95,7 +95,13 @@ def test_a_key_that_is_new_to_the_report_reaches_the_csv(tmp_path: Path) -> None
 
 def test_training_and_profile_figures_of_one_name_stay_apart(tmp_path: Path) -> None:
     latency = {"median": 7.5, "p10": 7.0, "p90": 9.0, "samples": 50}
-    profile = {"latency_ms": latency, "images_per_s": 133.0, "peak_memory_bytes": 5, "precision": "32", "mode": "whole"}
+    profile = {
+        "latency_ms": latency,
+        "images_per_s": 133.0,
+        "peak_memory_bytes": 2**29,
+        "precision": "32",
+        "mode": "whole",
+    }
     _write(tmp_path / "0", kind="profile", status="completed", dataset=None, profile=profile, model=_model(5_000_000))
     comparison = report.compare(tmp_path)
     row = _rows(tmp_path)[0]
@@ -103,7 +109,10 @@ def test_training_and_profile_figures_of_one_name_stay_apart(tmp_path: Path) -> 
     assert (row["profile_images_per_s"], row["images_per_s"], row["profile_mode"]) == ("133.0", "", "whole")
     lines = _summary(comparison)
     assert "7.50" in next(line for line in lines if "resnet18" in line)
-    assert lines[-2] == "No winner: no completed run has an mIoU (1 completed)."
+    assert lines[-2] == (
+        "smp / unet / resnet18: 7.50 ms, 5.00 M parameters, 12.34 GMac, 0.50 GiB peak memory; "
+        "no other profile to compare it with."
+    )
 
 
 def test_markdown_is_in_percent_and_shows_text_as_written(tmp_path: Path) -> None:
@@ -243,12 +252,14 @@ def test_runs_of_one_cell_are_told_apart_by_what_differs(tmp_path: Path) -> None
     for job, rate in enumerate(("1e-3", "1e-4")):
         overrides = ["arch=unet", f"optimizer.lr={rate}", f"seed={job}"]
         _write(tmp_path / str(job), 0.5 + job / 10, seed=job, overrides=overrides)
-    _write(tmp_path / "2", kind="profile", status="completed", dataset=None, seed=None, model=_model(1))
+    for job in (2, 3):  # of two profiles it is not known which belongs to a training
+        _write(tmp_path / str(job), kind="profile", status="completed", dataset=None, seed=None, model=_model(job))
     labels = {run.folder.name: run.label for run in report.compare(tmp_path).runs}
     assert labels == {
         "0": "smp / unet / resnet18 (train, optimizer.lr=1e-3) / seed 0",
         "1": "smp / unet / resnet18 (train, optimizer.lr=1e-4) / seed 1",
-        "2": "smp / unet / resnet18 (profile)",
+        "2": "smp / unet / resnet18 (profile) / 2",
+        "3": "smp / unet / resnet18 (profile) / 3",
     }
 
 

@@ -4,7 +4,9 @@ import csv
 from pathlib import Path
 
 import pytest
-from command import TINY, record, run, wandb_entries
+from command import TINY, call, record, run, wandb_entries
+
+from seggrid import report
 
 KEYS = {
     "schema", "kind", "status", "error", "backend", "arch", "encoder", "dataset", "seed", "model", "train", "metrics",
@@ -49,6 +51,17 @@ def test_the_comparison_names_a_winner_and_where_it_is(sweep: tuple[Path, tuple[
     page = (folder / "comparison.html").read_text()
     assert page.count("data:image/png") >= 6  # a label and five predictions
     assert "https://" not in page.split("<script", 1)[0]
+
+
+def test_a_profile_of_a_cell_joins_its_training(sweep: tuple[Path, tuple[str, ...], str], tmp_path: Path) -> None:
+    cell = ("backend=smp", "arch=deeplabv3", "encoder=resnet10t", "input.size=[64,96]")
+    assert call("profile", "-m", *cell, "counts_only=true", f"hydra.sweep.dir={tmp_path}") == 0
+    comparison = report.compare(tmp_path, sweep[0])
+    assert len(comparison.runs) == 6  # those of the trainings
+    (joined,) = (run for run in comparison.runs if run.profile)
+    assert joined.model == "smp / deeplabv3 / resnet10t"
+    assert joined.values["profile_input"] == "64 x 96"
+    assert comparison.verdict.startswith("Winner: ")
 
 
 def test_wandb_gets_one_run_per_cell_in_the_group_of_the_sweep(sweep: tuple[Path, tuple[str, ...], str]) -> None:

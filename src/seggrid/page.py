@@ -3,28 +3,28 @@
 import base64
 import re
 import shlex
-from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import plotly.graph_objects as go
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from seggrid import __version__
+from seggrid import __version__, cost_plots
+from seggrid.columns import WORDS
+from seggrid.plots import by_dataset, classes_of, heat_maps, scatters
+from seggrid.published_table import published_table
 
 if TYPE_CHECKING:
     from seggrid.report import Comparison, Run
 
-# Readable on white and on near-black; the style sheet refines the colours of the axes and the text.
-GREY = "#7a838d"
-MARKS = {"smp": ("#3b82c4", "circle"), "torchvision": ("#d9822b", "square"), "mmseg": ("#2a9d78", "diamond")}
-OTHER_MARK = ("#9b6bc4", "triangle-up")
-HEAT = [[0, "rgba(59, 130, 196, 0.04)"], [1, "rgba(59, 130, 196, 0.72)"]]
-VALUES_UP_TO = 24  # classes; beyond them the heat map's cells are too narrow for their values
-HIGH_FIRST = ("mIoU", "mAcc", "aAcc", "mDice", "profile_images_per_s")
+HIGH_FIRST = ("mIoU", "mAcc", "aAcc", "mDice", "profile_images_per_s", "profile_best_images_per_s")
+# They have a section of their own, with its reasons.
+ELSEWHERE = (
+    *("published_params", "published_params_difference", "published_gmacs", "published_gmacs_difference"),
+    *("published_train_s_per_iter", "published_train_s_per_iter_difference", "published_device", "published_note"),
+)
 SCRIPTS = {"train": "train.py", "evaluate": "evaluate.py", "profile": "profile.py"}
 ENVIRONMENT = {
     "seggrid": "seggrid",
@@ -45,12 +45,16 @@ def render(comparison: "Comparison") -> str:
     scored = [run for run in comparison.runs if run.score is not None]
     sections = [
         ("Results", _table(comparison)),
-        ("mIoU against parameters", _scatters(scored)),
-        ("IoU of each class", _heat_maps(scored)),
+        ("mIoU against cost", scatters(scored)),
+        ("IoU of each class", heat_maps(scored)),
+        *cost_plots.sections(comparison.profiles),
+        ("Published and measured", published_table(comparison.profiles)),
         ("Predictions", _pictures(scored)),
         ("Without a result", _unfinished(comparison.unfinished)),
-        ("Runs", _runs(comparison.runs)),
+        ("Runs", _runs([*comparison.runs, *comparison.lent])),
     ]
+    if not scored and not comparison.profiles:
+        sections.insert(1, ("Plots", "<p>No run has an mIoU or a profile to plot.</p>"))
     datasets = sorted({str(run.record.dataset) for run in comparison.runs if run.record.dataset})
     body = "\n".join(f"<section>\n<h2>{head}</h2>\n{part}\n</section>" for head, part in sections if part)
     plots = "plotly-graph-div" in body
@@ -59,6 +63,7 @@ def render(comparison: "Comparison") -> str:
         title=escape("Segmentation models" + (f" on {', '.join(datasets)}" if datasets else ", compared")),
         verdict=escape(comparison.verdict),
         shared=escape(comparison.shared()),
+        notes="\n".join(f'<p class="note">{escape(note)}</p>' for note in comparison.notes),
         plotly=f"<script>{get_plotlyjs()}</script>" if plots else "",
         body=body,
         version=escape(__version__),
@@ -71,10 +76,9 @@ def markdown(comparison: "Comparison") -> str:
     Args:
         comparison: the runs, named and ordered.
     """
-    from seggrid.report import WORDS
-
     columns = comparison.columns()
     lines = ["# Comparison", "", _literal(comparison.verdict), "", _literal(comparison.shared()), ""]
+    lines += [line for note in comparison.notes for line in (_literal(note), "")]
     lines += ["| " + " | ".join(column.head for column in columns) + " |"]
     lines += ["|" + "|".join(" --- " if column.key in WORDS else " ---: " for column in columns) + "|"]
     lines += ["| " + " | ".join(_literal(column.text(run)) for column in columns) + " |" for run in comparison.runs]
@@ -87,11 +91,10 @@ def markdown(comparison: "Comparison") -> str:
 
 
 def _table(comparison: "Comparison") -> str:
-    from seggrid.report import WORDS
-
     columns = comparison.columns()
     scores = any(column.key == "mIoU" for column in columns)
     ordered = len({run.record.dataset for run in comparison.runs if run.score is not None}) == 1
+    columns = [column for column in columns if column.key not in ELSEWHERE]
     if scores:  # the status of a run without a score stands in the score's place
         columns = [column for column in columns if column.key != "status"]
     classes = {column.key: "word" if column.key in WORDS else "number" for column in columns}
@@ -122,110 +125,9 @@ def _table(comparison: "Comparison") -> str:
     )
 
 
-def _scatters(scored: list["Run"]) -> str:
-    groups = _by_dataset([run for run in scored if _params(run) is not None])
-    parts = []
-    for number, (dataset, runs) in enumerate(groups.items()):
-        parts.append(f"<h3>{escape(dataset)}</h3>" if len(groups) > 1 else "")
-        parts.append(_plot(_scatter(runs), f"plot-miou-{number}"))
-    return "\n".join(parts) or "<p>No run has an mIoU and a number of parameters to plot.</p>"
-
-
-def _scatter(points: list["Run"]) -> Any:
-    first = {run.cell: run for run in reversed(points)}  # one name for the seeds of a cell
-    figure = go.Figure()
-    for backend in dict.fromkeys(run.record.backend for run in points):
-        mine = [run for run in points if run.record.backend == backend]
-        colour, symbol = MARKS.get(backend, OTHER_MARK)
-        figure.add_scatter(
-            x=[_params(run) for run in mine],
-            y=[100 * (run.score or 0) for run in mine],
-            name=escape(backend),
-            mode="markers+text" if len(points) <= 12 else "markers",
-            text=[escape(run.record.arch) if run is first[run.cell] else "" for run in mine],
-            textposition="top center",
-            cliponaxis=False,
-            customdata=[[escape(run.label), _dash(run.values.get("gmacs"))] for run in mine],
-            hovertemplate="<b>%{customdata[0]}</b><br>%{y:.2f} % mIoU<br>%{x:.2f} M parameters"
-            "<br>%{customdata[1]} GMac<extra></extra>",
-            marker={"color": colour, "symbol": symbol, "size": 11, "line": {"width": 1, "color": "white"}},
-        )
-    sizes = [_params(run) or 0 for run in points]
-    if min(sizes) > 0 and max(sizes) > 10 * min(sizes):
-        ticks = [digit * 10.0**power for power in range(-3, 5) for digit in (1, 2, 5)]
-        figure.update_xaxes(type="log", tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
-    figure.update_xaxes(title_text="parameters (million)")
-    figure.update_yaxes(title_text="mIoU (%)")
-    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}, height=440)
-    return figure
-
-
-def _heat_maps(scored: list["Run"]) -> str:
-    groups = _by_dataset([run for run in scored if run.record.per_class])
-    parts = []
-    for number, (dataset, runs) in enumerate(groups.items()):
-        classes = _classes(runs)
-        grid = [[_iou(run, name) for name in classes] for run in runs]
-        few = len(classes) <= VALUES_UP_TO and len(runs) * len(classes) <= 600
-        cells = [escape(run.label) for run in runs]
-        names = [escape(name) for name in classes]
-        figure = go.Figure(
-            go.Heatmap(
-                # Positions, not names, on the axes: plotly would take names such as "1" for numbers.
-                z=grid,
-                x=list(range(len(names))),
-                y=list(range(len(cells))),
-                zmin=0,
-                zmax=100,
-                colorscale=HEAT,
-                showscale=not few,
-                xgap=2 if few else 0,
-                ygap=2 if few else 0,
-                hoverongaps=False,
-                texttemplate="%{z:.1f}" if few else None,
-                customdata=[[[cell, name] for name in names] for cell in cells],
-                hovertemplate="<b>%{customdata[1]}</b> %{z:.2f} %<br>%{customdata[0]}<extra></extra>",
-                colorbar={"ticksuffix": " %", "thickness": 10, "outlinewidth": 0},
-            )
-        )
-        absent = [(x, y) for y, row in enumerate(grid) for x, value in enumerate(row) if value is None]
-        for x, y in absent if few else ():
-            figure.add_annotation(x=x, y=y, text="n/a", showarrow=False, font={"color": GREY, "size": 11})
-        figure.update_xaxes(side="top", tickvals=list(range(len(names))), ticktext=names)
-        figure.update_yaxes(autorange="reversed", tickvals=list(range(len(cells))), ticktext=cells, ticksuffix="  ")
-        figure.update_xaxes(fixedrange=True, showgrid=False, ticks="")
-        figure.update_yaxes(fixedrange=True, showgrid=False, ticks="")
-        if not few:
-            figure.update_xaxes(tickangle=-90, tickfont={"size": 11})
-        figure.update_layout(height=30 * len(runs) + (110 if few else 200))
-        parts.append(f"<h3>{escape(dataset)}</h3>" if len(groups) > 1 else "")
-        parts.append(_plot(figure, f"plot-classes-{number}", min_width=(46 if few else 16) * len(classes) + 320))
-        if absent:
-            mark = "n/a" if few else "Blank"
-            parts.append(f'<p class="note">{mark}: the class is in no label and in no prediction.</p>')
-    return "\n".join(parts)
-
-
-def _plot(figure: Any, name: str, min_width: int = 0) -> str:
-    figure.update_layout(
-        template=go.layout.Template(),
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": GREY, "family": "system-ui, sans-serif", "size": 13},
-        hoverlabel={"bgcolor": "#20262c", "bordercolor": "#20262c", "font": {"color": "#ffffff"}, "align": "left"},
-        margin={"l": 16, "r": 16, "t": 16, "b": 16},
-        dragmode=False,
-    )
-    figure.update_xaxes(automargin=True, gridcolor="rgba(122,131,141,0.2)", zeroline=False)
-    figure.update_yaxes(automargin=True, gridcolor="rgba(122,131,141,0.2)", zeroline=False)
-    config = {"displaylogo": False, "displayModeBar": False, "responsive": True}
-    html = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=config)
-    return f'<div class="wide"><div class="plot" style="min-width: max(580px, {min_width}px)">{html}</div></div>'
-
-
 def _pictures(scored: list["Run"]) -> str:
     parts = []
-    groups = _by_dataset(scored)
+    groups = by_dataset(scored)
     for dataset, runs in groups.items():
         found = sorted({path.name for run in runs for path in _folder(run).glob("*_prediction.png")})
         if not found:
@@ -241,7 +143,7 @@ def _pictures(scored: list["Run"]) -> str:
                 figures += [_figure(path if path.exists() else None, run.label, f"{name}, {run.label}", mask=True)]
             rows.append(f'<h4>{escape(name)}</h4>\n<div class="pictures">{"".join(figures)}</div>')
         parts.append(f"<h3>{escape(dataset)}</h3>" if len(groups) > 1 else "")
-        parts.append(_legend(_classes(runs), [*labels, *(_folder(runs[0]) / file for file in found)]))
+        parts.append(_legend(classes_of(runs), [*labels, *(_folder(runs[0]) / file for file in found)]))
         parts += rows
     return "\n".join(parts)
 
@@ -319,38 +221,10 @@ def _short(key: str, text: str) -> str:
     return text[:12] if key == "git_sha" else text
 
 
-def _by_dataset(runs: Iterable["Run"]) -> dict[str, list["Run"]]:
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(str(run.record.dataset or "no dataset"), []).append(run)
-    return groups
-
-
-def _classes(runs: list["Run"]) -> list[str]:
-    """The names of the classes in the order of the first run that has them; other runs' own names follow."""
-    return list(dict.fromkeys(str(entry.get("class")) for run in runs for entry in run.record.per_class or ()))
-
-
-def _iou(run: "Run", name: str) -> float | None:
-    for entry in run.record.per_class or ():
-        if str(entry.get("class")) == name and entry.get("iou") is not None:
-            return 100 * float(entry["iou"])
-    return None
-
-
 def _literal(text: str) -> str:
     """Markdown shows ``text`` as it is written, also inside a table."""
     text = text.replace("&", "&amp;").replace("<", "&lt;")
     return re.sub(r"([\\`*_|\[\]])", r"\\\1", text)
-
-
-def _params(run: "Run") -> float | None:
-    value = run.values.get("params")
-    return value / 1e6 if isinstance(value, int | float) else None
-
-
-def _dash(value: Any) -> str:
-    return f"{value:.1f}" if isinstance(value, int | float) else "?"
 
 
 def _folder(run: "Run") -> Path:

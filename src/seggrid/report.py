@@ -5,129 +5,61 @@ import io
 import logging
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from seggrid import results
+from seggrid import joining, results
+from seggrid.columns import COLUMNS, CSV_COLUMNS, PROFILE_SETTINGS, SETTINGS, Column
 from seggrid.errors import UserError
-from seggrid.results import Record
+from seggrid.results import NOISY, Record
+from seggrid.rows import DERIVED, SECTIONS, as_number, flatten, with_profile
 
 log = logging.getLogger(__name__)
 
 STATUS_ORDER = ("completed", "failed", "interrupted", "skipped")
-# Where two sections share a key, the prefix tells them apart: `images_per_s` in training, `profile_images_per_s`.
-SECTIONS = {
-    "metrics": "",
-    "model": "",
-    "train": "",
-    "profile": "profile_",
-    "published": "published_",
-    "environment": "",
-}
-CSV_COLUMNS = (
-    *("backend", "arch", "encoder", "dataset", "seed", "kind", "status", "error"),
-    *("mIoU", "mIoU_low", "mIoU_high", "mAcc", "aAcc", "mDice", "boundary_mIoU", "ECE", "loss"),
-    *("split", "inference", "tta"),
-    *("params", "params_encoder", "params_aux", "gmacs", "gmacs_aux", "input_height", "input_width"),
-    *("output_stride", "encoder_depth", "decoder_channels", "loss_name", "unmatched"),
-    *("published_config", "published_dataset", "published_mIoU", "published_mIoU_ms_flip", "published_memory_gb"),
-    "published_weights",
-    *("epochs", "steps", "s_per_iter", "images_per_s", "peak_memory_bytes"),
-    *("latency_ms_median", "latency_ms_p10", "latency_ms_p90", "latency_samples"),
-    *("profile_images_per_s", "profile_train_s_per_iter", "profile_peak_memory_bytes"),
-    *("profile_precision", "profile_device", "profile_mode"),
-    *("seggrid", "python", "torch", "backend_version", "device", "git_sha", "overrides", "started", "ended"),
-)
-
-
-class Column(NamedTuple):
-    """A column as people read it: ``values[key] * scale`` with so many digits; None leaves the value as it is."""
-
-    key: str
-    head: str
-    scale: float = 1.0
-    digits: int | None = None
-
-    def text(self, run: "Run") -> str:
-        """Returns what stands in this column for ``run``; nothing where the run has no such value."""
-        value = run.values.get(self.key)
-        number = as_number(value)
-        if self.digits is None or number is None:
-            return "" if value is None else str(value)
-        return f"{number * self.scale:.{self.digits}f}"
-
-
-COLUMNS = (
-    Column("rank", "#"),
-    Column("backend", "backend"),
-    Column("arch", "arch"),
-    Column("encoder", "encoder"),
-    Column("dataset", "dataset"),
-    Column("seed", "seed"),
-    Column("kind", "kind"),
-    Column("mIoU", "mIoU %", 100, 2),
-    Column("interval", "95 % interval"),
-    Column("boundary_mIoU", "boundary mIoU %", 100, 2),
-    Column("split", "split"),
-    Column("inference", "inference"),
-    Column("tta", "TTA"),
-    Column("params", "params M", 1e-6, 2),
-    Column("gmacs", "GMac", 1, 2),
-    Column("output_stride", "stride"),
-    Column("encoder_depth", "depth"),
-    Column("decoder_channels", "decoder width"),
-    Column("unmatched", "not matched"),
-    Column("loss_name", "loss"),
-    Column("published_mIoU", "published mIoU %", 100, 2),
-    Column("published_dataset", "published on"),
-    Column("published_memory_gb", "published GB", 1, 1),
-    Column("mAcc", "mAcc %", 100, 2),
-    Column("aAcc", "aAcc %", 100, 2),
-    Column("mDice", "mDice %", 100, 2),
-    Column("s_per_iter", "s/iter", 1, 3),
-    Column("peak_memory_bytes", "memory GiB", 2**-30, 2),
-    Column("latency_ms_median", "latency ms", 1, 2),
-    Column("profile_images_per_s", "images/s", 1, 1),
-    Column("profile_train_s_per_iter", "profiled s/iter", 1, 3),
-    Column("profile_peak_memory_bytes", "profiled GiB", 2**-30, 2),
-    Column("input", "input"),
-    Column("epochs", "epochs"),
-    Column("status", "status"),
-)
-SETTINGS = (
-    "dataset",
-    "seed",
-    "kind",
-    "input",
-    "epochs",
-    "loss_name",
-    "split",
-    "inference",
-    "tta",
-)  # a column where they vary, one line where they do not
-WORDS = ("backend", "arch", "encoder", "dataset", "kind", "split", "inference", "tta", "status", "input")
 
 
 @dataclass
 class Run:
-    """One record and its folder; ``cell`` and ``label`` (the cell and what tells its runs apart) name it in a sweep."""
+    """One record and its folder; ``cell`` and ``label`` (the cell and what tells its runs apart) name it in a sweep.
+
+    ``profile`` is the profile of the same network that lends it its figures, where there is one.
+    """
 
     folder: Path
     record: Record
     cell: str = ""
     label: str = ""
     rank: int | None = None
+    profile: "Run | None" = None
 
     @property
     def values(self) -> dict[str, Any]:
-        """Every scalar of the record under the names of ``comparison.csv``."""
-        return {"rank": self.rank, **_flatten(self.record)}
+        """Every figure and word of the record, and of the profile, under the names of ``comparison.csv``."""
+        return {"rank": self.rank, **self._row}
+
+    @cached_property  # the record is read once, and joined before anyone looks at its values
+    def _row(self) -> dict[str, Any]:
+        own = flatten(self.record)
+        return own if self.profile is None else with_profile(own, flatten(self.profile.record))
+
+    @property
+    def own_profile(self) -> "Run | None":
+        """The completed profile that this run is or that lends it its figures."""
+        is_one = (self.record.kind, self.record.status) == ("profile", "completed")
+        return self if is_one else self.profile
+
+    @property
+    def model(self) -> str:
+        """The cell on whatever data: ``backend / arch / encoder``."""
+        return f"{self.record.backend} / {self.record.arch} / {self.record.encoder}"
 
     @property
     def score(self) -> float | None:
         """The mIoU, where the run completed and has one."""
-        return as_number(self.values.get("mIoU")) if self.record.status == "completed" else None
+        return as_number((self.record.metrics or {}).get("mIoU")) if self.record.status == "completed" else None
 
     @property
     def data(self) -> str:
@@ -144,15 +76,16 @@ class Run:
     @property
     def reason(self) -> str:
         """Why the run has no result, as one line."""
-        return _flatten(self.record)["error"] or "no reason recorded"
+        return self.values["error"] or "no reason recorded"
 
 
 @dataclass
 class Comparison:
-    """The runs of a folder, best first, and what was written about them.
+    """The runs of some folders, best first, and what was written about them.
 
     ``winner`` is None where no run has an mIoU, or where several datasets were used: ``verdict`` then names the best
-    of each.
+    of each. A profile that lends its figures to other runs is not among ``runs``. ``notes`` are lines about the
+    profiles: which were not joined and why, which were measured on a noisy machine.
     """
 
     folder: Path
@@ -160,20 +93,44 @@ class Comparison:
     paths: dict[str, Path]
     winner: Run | None
     verdict: str
+    notes: list[str] = field(default_factory=list)
 
     def columns(self) -> list[Column]:
         """Returns the columns that tell something here: no empty ones, no setting that all runs share."""
         texts = {column.key: {column.text(run) for run in self.runs} - {""} for column in COLUMNS}
         told = {key for key in texts if len(texts[key]) > (key in SETTINGS)}
-        return [column for column in COLUMNS if column.key in told and (column.key != "status" or self.unfinished)]
+        return [
+            column for column in self._headed() if column.key in told and (column.key != "status" or self.unfinished)
+        ]
 
     def shared(self) -> str:
         """Returns how many runs completed and the settings that all runs share, as one line."""
         parts = [f"{len(self.runs) - len(self.unfinished)} of {len(self.runs)} runs completed"]
-        for column in (column for column in COLUMNS if column.key in SETTINGS):
+        for column in (column for column in self._headed() if column.key in SETTINGS):
             texts = {column.text(run) for run in self.runs} - {""}
             parts += [f"{column.head} {text}" for text in texts if len(texts) == 1]
         return ", ".join(parts)
+
+    def _headed(self) -> list[Column]:
+        """All columns; beside runs that are no profiles, the settings of the profiles are named as such."""
+        if all(run.record.kind == "profile" for run in self.runs):
+            return list(COLUMNS)
+        return [
+            column._replace(head=f"profiled {column.head.removeprefix('profiled ')}")
+            if column.key in PROFILE_SETTINGS
+            else column
+            for column in COLUMNS
+        ]
+
+    @property
+    def profiles(self) -> list[Run]:
+        """The completed profiles, each once, be they rows of their own or lent to other runs."""
+        return profiles(self.runs)
+
+    @property
+    def lent(self) -> list[Run]:
+        """The profiles that have no row of their own."""
+        return list({id(run.profile): run.profile for run in self.runs if run.profile is not None}.values())
 
     @property
     def unfinished(self) -> list[Run]:
@@ -181,9 +138,9 @@ class Comparison:
         return [run for run in self.runs if run.record.status != "completed"]
 
 
-def as_number(value: Any) -> float | None:
-    """Returns ``value`` as a float where it is a number (a bool is none), else None."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def profiles(runs: list[Run]) -> list[Run]:
+    """Returns the completed profiles among ``runs`` and those that lend them figures, each once."""
+    return list({id(profile): profile for run in runs if (profile := run.own_profile) is not None}.values())
 
 
 def read_sweep(folder: Path) -> list[Run]:
@@ -212,24 +169,29 @@ def read_sweep(folder: Path) -> list[Run]:
     return runs
 
 
-def compare(folder: Path) -> Comparison:
-    """Compares the runs below a folder and writes ``comparison.csv``, ``comparison.md`` and ``comparison.html`` there.
+def compare(folder: Path, *more: Path) -> Comparison:
+    """Compares the runs below some folders and writes ``comparison.csv``, ``.md`` and ``.html`` into the first.
 
     Args:
         folder: a sweep's folder.
+        more: further ones, say of the profiles of the same cells.
 
     Returns:
         The comparison: completed runs by mIoU (within each dataset, where there are several), then the others.
 
     Raises:
-        UserError: there is no record below the folder.
+        UserError: there is no record below one of the folders.
     """
     from seggrid import page  # it needs plotly; reading a sweep does not
     from seggrid.verdict import choose
 
-    runs = read_sweep(folder)
-    if not runs:
-        raise UserError(f"no readable {results.FILE_NAME} below {folder}; give the folder of a sweep or of a run")
+    found: dict[Path, Run] = {}  # a folder within another is read once
+    for each in (folder, *more):
+        runs = read_sweep(each)
+        if not runs:
+            raise UserError(f"no readable {results.FILE_NAME} below {each}; give the folder of a sweep or of a run")
+        found |= {run.folder.resolve(): run for run in runs if run.folder.resolve() not in found}
+    runs, notes = joining.join(list(found.values()))
     _name(runs)
     runs.sort(key=_order)
     ranks: Counter[str] = Counter()
@@ -239,7 +201,7 @@ def compare(folder: Path) -> Comparison:
             run.rank = ranks[run.data]
     winner, verdict = choose(runs)
     paths = {kind: folder / f"comparison.{kind}" for kind in ("csv", "md", "html")}
-    comparison = Comparison(folder, runs, paths, winner, verdict)
+    comparison = Comparison(folder, runs, paths, winner, verdict, [*notes, *_noisy(runs)])
     _write(paths["csv"], _csv(comparison))
     _write(paths["md"], page.markdown(comparison))
     _write(paths["html"], page.render(comparison))
@@ -259,77 +221,61 @@ def _is_sound(record: Record) -> bool:
     )
 
 
-def _flatten(record: Record) -> dict[str, Any]:
-    values = {key: getattr(record, key) for key in ("backend", "arch", "encoder", "dataset", "seed", "kind", "status")}
-    error = record.error or {}
-    values["error"] = " ".join(str(error.get("message") or error.get("type") or "").split()) or None
-    for section, prefix in SECTIONS.items():
-        for key, value in (getattr(record, section) or {}).items():
-            if key == "latency_ms" and isinstance(value, dict):
-                values |= {"latency_samples" if k == "samples" else f"latency_ms_{k}": v for k, v in value.items()}
-            elif key == "input_size" and isinstance(value, list) and len(value) == 2:
-                values |= {"input_height": value[0], "input_width": value[1]}
-            elif isinstance(value, list):
-                values[prefix + key] = ("; " if key == "unmatched" else " ").join(map(str, value))
-            elif not isinstance(value, dict):
-                values[prefix + key] = value
-    values |= _interval(record) | _evaluation(record)
-    values |= {"overrides": " ".join(map(str, record.overrides)), "started": record.started, "ended": record.ended}
-    if "input_height" in values:
-        values["input"] = f"{values['input_height']} x {values['input_width']}"
-    return values
-
-
-def _interval(record: Record) -> dict[str, Any]:
-    ends = (record.intervals or {}).get("mIoU")
-    if not isinstance(ends, list) or len(ends) != 2 or any(as_number(end) is None for end in ends):
-        return {}
-    return {"mIoU_low": ends[0], "mIoU_high": ends[1], "interval": f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}"}
-
-
-def _evaluation(record: Record) -> dict[str, Any]:
-    """How it was measured, as short words; nothing for the plain evaluation that ends a training."""
-    how = record.evaluation
-    if not isinstance(how, dict):
-        return {}
-    flip, scales = how.get("tta_flip"), how.get("tta_scales") or [1.0]
-    tta = "+".join([f"{len(scales)} scales"] * (scales != [1.0]) + ["flip"] * bool(flip))
-    return {"split": how.get("split"), "inference": how.get("inference"), "tta": tta or "none"}
-
-
 def _name(runs: list[Run]) -> None:
     """Gives each run a name of its own: ``backend / arch / encoder`` and whatever else tells it from the others."""
     several_datasets = len({run.record.dataset for run in runs} - {None}) > 1
     several_seeds = len({run.record.seed for run in runs} - {None}) > 1
     cells: dict[str, list[Run]] = {}
     for run in runs:
-        record = run.record
-        names = [record.backend, record.arch, record.encoder, record.dataset if several_datasets else None]
-        cells.setdefault(" / ".join(str(name) for name in names if name is not None), []).append(run)
+        # A profile's data set is only what it loads: its costs are those of the cell on whatever data.
+        dataset = run.record.dataset if several_datasets and run.record.kind != "profile" else None
+        cells.setdefault(run.model + (f" / {dataset}" if dataset is not None else ""), []).append(run)
     for cell, same in cells.items():
         several_kinds = len({run.record.kind for run in same}) > 1
         for run in same:
-            settings = [_settings(other) for other in same if other.record.kind == run.record.kind]
+            settings = [joining.settings(other) for other in same if other.record.kind == run.record.kind]
             details = [run.record.kind] if several_kinds else []
-            details += [item for item in _settings(run) if not all(item in other for other in settings)]
+            details += [item for item in joining.settings(run) if not all(item in other for other in settings)]
             run.cell = run.label = f"{cell} ({', '.join(details)})" if details else cell
             if several_seeds and run.record.seed is not None:
                 run.label += f" / seed {run.record.seed}"
-    counts = Counter(run.label for run in runs)
+    _tell_apart(runs)
+    lent = [profile for profile in profiles(runs) if not profile.label]  # these have no row
+    for profile in lent:
+        network = ", ".join(f"{key}={value}" for key, value in sorted(joining.network(profile).items()))
+        profile.cell = profile.label = f"{profile.model} ({network})" if network else profile.model
+    _tell_apart(lent)
+
+
+def _tell_apart(runs: list[Run]) -> None:
+    """Adds to the labels that several runs have what they were measured on, else their folders."""
+    for same in _by_label(runs).values():
+        devices = {str(run.values.get("profile_device")) for run in same}
+        for run in same:
+            run.label += f" / {run.values.get('profile_device')}" if len(devices) > 1 else ""
+    for same in _by_label(runs).values():
+        names = {run.folder.name for run in same}
+        for run in same:
+            run.label += f" / {run.folder.name if len(names) == len(same) else '/'.join(run.folder.parts[-2:])}"
+
+
+def _by_label(runs: list[Run]) -> dict[str, list[Run]]:
+    """The runs whose label is not theirs alone."""
+    groups: dict[str, list[Run]] = {}
     for run in runs:
-        if counts[run.label] > 1:
-            run.label += f" / {run.folder.name}"
+        groups.setdefault(run.label, []).append(run)
+    return {label: same for label, same in groups.items() if len(same) > 1}
 
 
-def _settings(run: Run) -> list[str]:
-    """The overrides that make a run another experiment; its seed, and where it is written or read from, do not.
-
-    An evaluation is of the experiment that the evaluated run was, and one more by what it says itself.
-    """
-    trained = (run.record.evaluation or {}).get("trained_with")
-    overrides = [*(trained if isinstance(trained, list) else []), *run.record.overrides]
-    elsewhere = ("seed=", "hydra.", "run=", "save=") if run.record.kind == "evaluate" else ("seed=", "hydra.")
-    return [item for item in overrides if not str(item).lstrip("+~").startswith(elsewhere)]
+def _noisy(runs: list[Run]) -> list[str]:
+    """A line that names the profiles whose figures scatter too much."""
+    noises = {run.label: as_number(run.values.get("profile_noise")) for run in profiles(runs)}
+    noisy = [f"{label} ({noise:.2f})" for label, noise in noises.items() if noise is not None and noise > NOISY]
+    if not noisy:
+        return []
+    return [
+        f"Noisy, p90 over p10 above {NOISY}: {', '.join(noisy)}; measure again on a machine that does nothing else."
+    ]
 
 
 def _order(run: Run) -> tuple[Any, ...]:
@@ -341,14 +287,25 @@ def _order(run: Run) -> tuple[Any, ...]:
 
 
 def _csv(comparison: Comparison) -> str:
-    rows = [{**run.values, "folder": run.folder.relative_to(comparison.folder).as_posix()} for run in comparison.runs]
-    derived = {"rank", "input", "folder"}
-    more = sorted({key for row in rows for key in row} - set(CSV_COLUMNS) - derived)
+    rows = [
+        {
+            **run.values,
+            "folder": _relative(run, comparison.folder),
+            "profile_folder": _relative(run.profile, comparison.folder),
+        }
+        for run in comparison.runs
+    ]
+    more = sorted({key for row in rows for key in row} - set(CSV_COLUMNS) - DERIVED)
+    columns = [*CSV_COLUMNS, *more, "profile_folder", "folder"]
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*CSV_COLUMNS, *more, "folder"], extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _relative(run: Run | None, folder: Path) -> str:
+    return "" if run is None else Path(os.path.relpath(run.folder, folder)).as_posix()
 
 
 def _write(path: Path, text: str) -> None:

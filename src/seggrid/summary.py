@@ -5,19 +5,30 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from seggrid.report import WORDS, Column, Comparison
+from seggrid.columns import PROFILE_SETTINGS, WORDS, Column
+from seggrid.report import Comparison
 
 TERMINAL = (
     *("rank", "backend", "arch", "encoder", "dataset", "seed", "kind", "split", "inference", "tta"),
-    *("mIoU", "interval", "params", "gmacs"),
-    *("output_stride", "s_per_iter", "latency_ms_median", "status"),
+    *("precision", "channels_last", *PROFILE_SETTINGS),
+    *("mIoU", "interval", "params", "published_params_difference", "gmacs", "published_gmacs_difference"),
+    *("output_stride", "s_per_iter", "latency_ms_median", "profile_best_images_per_s", "inference_memory_bytes"),
+    *("profile_train_s_per_iter", "published_train_s_per_iter", "training_memory_bytes", "status"),
 )
 # What a narrow terminal does without, one after the other; before them the status, which the reasons below say, too.
-SPARED = ("interval", "output_stride", "s_per_iter", "gmacs", "latency_ms_median", "params")
+SPARED = (
+    *("interval", "training_memory_bytes", "profile_best_images_per_s", "output_stride"),
+    *("inference_memory_bytes", "s_per_iter", "profile_device", "published_train_s_per_iter"),
+    *("profile_train_s_per_iter", "published_gmacs_difference", "published_params_difference"),
+    *("gmacs", "params", "latency_ms_median"),
+)
+
+FOLDING = ("arch", "encoder", "dataset", "profile_device")  # their words go over several lines
+FOLDED = 10  # characters of such a line at least
 
 
 def print_summary(comparison: Comparison, console: Console) -> None:
-    """Prints the table, the reasons of what did not complete, the winner, and last the path of the page.
+    """Prints the table, what has to be known of it, why runs did not complete, the winner, and the path of the page.
 
     Args:
         comparison: what ``compare`` returned.
@@ -26,32 +37,42 @@ def print_summary(comparison: Comparison, console: Console) -> None:
     narrow = console.width < 96
     columns = [column for column in comparison.columns() if column.key in TERMINAL[: -1 if narrow else None]]
     spared = [key for key in SPARED if key in {column.key for column in columns}]
-    table = _terminal_table(comparison, columns)
-    unbounded = console.options.update(max_width=1000)  # a measure is cut to the width that it is told
-    while spared and console.measure(table, options=unbounded).minimum > console.width:
+    while spared and _least_width(comparison, columns) > console.width:
         gone = spared.pop(0)
         columns = [column for column in columns if column.key != gone]
-        table = _terminal_table(comparison, columns)
-    console.print(table)
+    console.print(_terminal_table(comparison, columns))
     lines = [f"{run.label}: {run.record.status}: {run.reason}" for run in comparison.unfinished]
-    for line in [*lines, comparison.verdict, f"comparison: {comparison.paths['html']}"]:
+    how = [comparison.shared()] if comparison.profiles else []
+    for line in [*how, *comparison.notes, *lines, comparison.verdict, f"comparison: {comparison.paths['html']}"]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _terminal_table(comparison: Comparison, columns: list[Column]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for column in columns:
-        head = column.head if column.key == "interval" else column.head.replace(" ", "\n")
-        folds = column.key in ("arch", "encoder", "dataset")
-        texts = [*head.split("\n"), *(column.text(run) for run in comparison.runs)]
         table.add_column(
-            head,
+            _head(column),
             justify="left" if column.key in WORDS else "right",
             overflow="fold",
-            no_wrap=not folds,
-            min_width=10 if folds else max(map(len, texts)),
+            no_wrap=column.key not in FOLDING,
+            min_width=_least_column_width(comparison, column),
         )
     for run in comparison.runs:
         style = "bold" if run is comparison.winner else "dim" if run.record.status != "completed" else ""
         table.add_row(*(Text(column.text(run)) for column in columns), style=style)
     return table
+
+
+def _least_width(comparison: Comparison, columns: list[Column]) -> int:
+    """The narrowest that the table can be; rich's own measure takes a word that folds for one that does not."""
+    return sum(_least_column_width(comparison, column) for column in columns) + len(columns) + 1  # the gaps, the edges
+
+
+def _least_column_width(comparison: Comparison, column: Column) -> int:
+    if column.key in FOLDING:
+        return FOLDED
+    return max(map(len, [*_head(column).split("\n"), *(column.text(run) for run in comparison.runs)]))
+
+
+def _head(column: Column) -> str:
+    return column.head if column.key == "interval" else column.head.replace(" ", "\n")

@@ -1,6 +1,7 @@
 """The end of a sweep: its comparison, and its exit status.
 
-``python -m seggrid.sweep <folder>`` compares the runs of a folder again.
+``python -m seggrid.sweep <folder> [<folder> ...]`` compares the runs of some folders again, say of a sweep of trainings
+and of one of profiles.
 """
 
 import sys
@@ -21,19 +22,20 @@ class Comparison(Callback):
         folder = Path(config.hydra.sweep.dir)
         if not any(folder.glob("*/result.json")):
             _exit("the sweep had no jobs: a glob(...) in it matches nothing")
-        statuses = compare_folder(folder)
+        statuses = compare_folders(folder)
         if "completed" not in statuses or statuses & {"failed", "interrupted"}:
             sys.exit(1)
 
 
-def compare_folder(folder: Path) -> set[str]:
-    """Writes and prints the comparison of the runs below a folder.
+def compare_folders(folder: Path, *more: Path) -> set[str]:
+    """Writes and prints the comparison of the runs below some folders.
 
     Args:
         folder: gets ``comparison.csv``, ``.md`` and ``.html``.
+        more: further folders with runs.
 
     Returns:
-        The statuses that its runs have. Exits with status 1 where it holds no run.
+        The statuses that the runs have. Exits with status 1 where one of the folders holds no run.
     """
     from rich.console import Console
 
@@ -41,7 +43,7 @@ def compare_folder(folder: Path) -> set[str]:
     from seggrid.summary import print_summary
 
     try:
-        comparison = compare(folder)
+        comparison = compare(folder, *more)
     except UserError as error:
         _exit(str(error))
     print_summary(comparison, Console())
@@ -54,6 +56,6 @@ def _exit(line: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        _exit("say python -m seggrid.sweep <folder with runs>")
-    compare_folder(Path(sys.argv[1]))
+    if len(sys.argv) < 2 or any(argument.startswith("-") for argument in sys.argv[1:]):
+        _exit("say python -m seggrid.sweep <folder with runs> [<folder> ...]; the result is written into the first")
+    compare_folders(*map(Path, sys.argv[1:]))
