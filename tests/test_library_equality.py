@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seggrid.checks import ImpossibleCellError
+from seggrid.counts import count
 from seggrid.models import Segmenter
-from seggrid.profiling import count
 
 PUBLISHED = torchvision.models.list_models(module=torchvision.models.segmentation)
 QUICK = {"fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"}

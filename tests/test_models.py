@@ -1,9 +1,6 @@
 """What every backend's model promises, for every (arch, backend) that ``conf/arch`` lists."""
 
-import json
 import math
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +15,9 @@ from torch import Tensor
 
 from seggrid import models
 from seggrid.checks import ImpossibleCellError, check_cell
+from seggrid.counts import count
 from seggrid.errors import UserError
 from seggrid.models.reach import forward_on_meta
-from seggrid.profiling import count
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 ARCHS = {arch["name"]: arch["backends"] for arch in map(yaml.safe_load, (f.read_text() for f in CONF.glob("arch/*")))}
@@ -355,28 +352,3 @@ def test_torchvisions_download_is_loaded(arch: str, build_model: Any, monkeypatc
     loaded = list(_encoder_of(segmenter).values())
     assert len(loaded) == len(wanted)
     assert all(torch.equal(value, other) for value, other in zip(loaded, wanted, strict=True))
-
-
-# Imports
-
-
-@pytest.mark.parametrize(("backend", "arch"), [("smp", "unet"), ("torchvision", "fcn"), ("mmseg", "fpn")])
-def test_one_backend_imports_no_other(backend: str, arch: str) -> None:
-    program = """
-import json, sys
-from seggrid import config, models
-backend, arch, options, encoder = json.loads(sys.argv[1])
-models.build(config.ModelConfig(config.BackendConfig(backend), config.ArchConfig(arch, {backend: options}),
-                                config.EncoderConfig(encoder, pretrained=False), 2))
-print(*sys.modules)
-"""
-    cell = json.dumps([backend, arch, ARCHS[arch][backend], CNN])
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", program, cell], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    marks = {
-        "smp": {"segmentation_models_pytorch", "seggrid.models.smp"},
-        "torchvision": {"seggrid.models.torchvision"},  # the others import the library
-        "mmseg": {"mmseg", "mmengine", "mmcv", "seggrid.models.mmseg"},
-    }
-    imported = set(run.stdout.split())
-    assert {name for name, modules in marks.items() if modules & imported} == {backend}

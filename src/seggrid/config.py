@@ -223,7 +223,7 @@ class ProfileConfig:
     seconds: float = 30.0
     device: str = "auto"
     precision: str = "fp32"
-    channels_last: bool = False
+    channels_last: bool = True
     compile: bool = False
     trace: bool = False
     published: PublishedConfig = field(default_factory=PublishedConfig)
@@ -282,7 +282,7 @@ class ModelConfig:
 def model_config(config: TrainConfig | EvaluateConfig | ProfileConfig) -> ModelConfig:
     """Takes what a model is built from out of a run's configuration."""
     cell = (config.backend, config.arch, config.encoder)
-    if isinstance(config, ProfileConfig):
+    if config.dataset is None:
         return ModelConfig(*cell, config.num_classes, weights=config.weights, match=config.match)
     classes = list(config.dataset.classes)
     return ModelConfig(*cell, len(classes), classes, config.weights, config.match)

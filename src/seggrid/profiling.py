@@ -1,183 +1,359 @@
-"""What a model costs: parameters, multiply-adds, latency, memory."""
+"""Profiles one cell: what it is, and what it costs in time and memory to use and to train."""
 
-import copy
-import resource
-import statistics
-import sys
+import dataclasses
+import logging
+import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from rich.console import Console
+from torch import Tensor
+from torch.profiler import ProfilerActivity, record_function
 
 from seggrid import models, results
-from seggrid.config import ProfileConfig, model_config
+from seggrid.batch_size import Fit, Found, largest
+from seggrid.checks import ImpossibleCellError
+from seggrid.config import ProfileConfig, TtaConfig, model_config
+from seggrid.counts import describe
+from seggrid.devices import device_name, pick_device
 from seggrid.errors import UserError
-from seggrid.models.reach import forward_on_meta
+from seggrid.fitting import Room
+from seggrid.inference import Predictor
+from seggrid.losses import SegmentationLoss, loss_for
+from seggrid.memory import give_back, held_bytes, peak_memory_bytes, reset_peak
 from seggrid.models.segmenter import Segmenter
+from seggrid.numerics import autocast, check_precision, single_precision
+from seggrid.optim import build_optimizer
+from seggrid.profile_table import print_profile
+from seggrid.published import beside
+from seggrid.timing import Budget, milliseconds, sample, summary
+from seggrid.training_step import TrainingStep
 
-
-def count(model: Segmenter, size: tuple[int, int]) -> dict[str, Any]:
-    """Counts a model.
-
-    Multiply-adds are half of what ``FlopCounterMode`` counts; published "GFLOPs" of vision models are multiply-adds.
-
-    Args:
-        model: the model; it is not run on data.
-        size: (height, width) of one image.
-
-    Returns:
-        The section ``model`` of a record.
-    """
-    training = model.training
-    inference_gmacs = _gmacs(model.eval(), size, batch_size=1)
-    # What runs in training under a library's own loss is known to that loss alone.
-    training_gmacs = _gmacs(model.train(), size, batch_size=2) / 2 if model.trains_from_logits else None
-    model.train(training)
-    return {
-        "params": _number(model.parameters()),
-        "params_encoder": _number(model.encoder_parameters()),
-        "params_aux": _number(model.aux_parameters()),
-        "gmacs": round(inference_gmacs, 6),
-        "gmacs_aux": None if training_gmacs is None else round(max(0.0, training_gmacs - inference_gmacs), 6),
-        "input_size": list(size),
-        "output_stride": model.facts.output_stride,
-        "encoder_depth": model.facts.encoder_depth,
-        "decoder_channels": model.facts.decoder_channels,
-        "unmatched": list(model.facts.unmatched),
-        "mean": list(model.normalization[0]),
-        "std": list(model.normalization[1]),
-    }
-
-
-def describe(record: results.Record, model: Segmenter, size: tuple[int, int]) -> None:
-    """Fills in a record what the model is: its counts, and what its library publishes about it.
-
-    Args:
-        record: gets ``model`` and ``published``, and the arch and encoder that a saved model says it has.
-        model: the model.
-        size: (height, width) of its images.
-    """
-    record.model = count(model, size)
-    record.published = model.published
-    record.arch, record.encoder = model.arch or record.arch, model.encoder_name or record.encoder
+log = logging.getLogger(__name__)
+TRACE = "trace.json"
+GAIN = 1.05  # a batch that is less than this faster per image is no better
+PATIENCE = 2  # batch sizes without a gain, one after the other, that end the search for the best
+LEAST_BATCH = 2  # batch norm after global pooling cannot train on one image
+IGNORE_INDEX = 255  # without a data set
 
 
 def profile(config: ProfileConfig, folder: Path, record: results.Record) -> None:
     """Profiles one cell.
 
     Args:
-        config: the cell and its input.
-        folder: the run's folder.
-        record: gets the sections ``model`` and, unless ``counts_only``, ``profile``.
+        config: the cell and how it is measured.
+        folder: the run's folder; gets the trace.
+        record: gets ``model`` and, unless ``counts_only``, ``profile``, part by part: what was measured before an
+            error is there.
+
+    Raises:
+        UserError: the device, the precision or the memory is not there.
     """
+    device = pick_device("device", config.device)
+    if not config.counts_only:
+        check_precision(config.precision, device)
+    give_back()  # of the cell before, in a sweep
+    held = held_bytes(device)
     torch.manual_seed(config.seed)
     model = models.build(model_config(config))
-    height, width = config.input.size
-    describe(record, model, (height, width))
-    device = pick_device({"cuda": "gpu"}.get(config.device, config.device))
+    describe(record, model, _size(config))
+    record.published = beside(record.published, config.published)
     record.environment = results.environment(config.backend.name, device_name(device))
     if not config.counts_only:
-        record.profile = latency(model, config, device)
+        assert record.model is not None
+        record.profile = {"device": device_name(device), "base_memory_bytes": held}
+        room = Room(model, record.model, config, device)
+        with single_precision(config.precision, device):
+            Measurement(model, config, device, room, record.profile, folder).run()
     print_profile(record)
+    if config.trace and not config.counts_only:
+        print(f"trace: {folder / TRACE} (for ui.perfetto.dev or chrome://tracing)")
 
 
-def latency(model: Segmenter, config: ProfileConfig, device: torch.device) -> dict[str, Any]:
-    """Times the forward pass with its argmax, one pass after the other.
+class Measurement:
+    """All that is timed of one model.
 
     Args:
-        model: the model.
-        config: input, warm-up and number of samples.
-        device: where it runs.
-
-    Returns:
-        The section ``profile`` of a record.
+        model: the model; it is moved to the device, and trained.
+        config: how it is measured.
+        device: where.
+        room: what fits into its memory.
+        section: the section ``profile`` of a record, which is filled.
+        folder: gets the trace.
     """
-    model = copy.deepcopy(model).eval().to(device)
-    images = torch.randn(1, 3, *config.input.size, device=device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    samples: list[float] = []
-    with torch.inference_mode():
-        for step in range(config.warmup + config.samples):
-            _wait(device)
-            start = time.perf_counter()
-            model(images).logits.argmax(1)
-            _wait(device)
-            if step >= config.warmup:
-                samples.append((time.perf_counter() - start) * 1000)
-    deciles = statistics.quantiles(samples, n=10, method="inclusive") if len(samples) > 1 else samples * 9
-    median = statistics.median(samples)
-    return {
-        "latency_ms": {"median": median, "p10": deciles[0], "p90": deciles[-1], "samples": samples},
-        "images_per_s": 1000 / median,
-        "train_s_per_iter": None,
-        "peak_memory_bytes": peak_memory_bytes(device),
-        "precision": "32-true",
-        "device": device_name(device),
-        "mode": "whole",
-    }
+
+    def __init__(
+        self,
+        model: Segmenter,
+        config: ProfileConfig,
+        device: torch.device,
+        room: Room,
+        section: dict[str, Any],
+        folder: Path,
+    ) -> None:
+        self._model, self._config, self._device, self._room = model, config, device, room
+        self._section, self._folder = section, folder
+        self._size = _size(config)
+        self._budget = Budget(config.warmup, config.samples, config.seconds)
+        self._predictor = Predictor(config.inference, TtaConfig())
+        self._ignore_index = config.dataset.ignore_index if config.dataset else IGNORE_INDEX
+        self._num_classes = len(config.dataset.classes) if config.dataset else config.num_classes
+
+    def run(self) -> None:
+        """Fills the section."""
+        config, wanted = self._config, self._config.measure
+        slides = config.inference.name == "slide"
+        self._section |= {
+            "precision": config.precision,
+            "channels_last": config.channels_last,
+            "compile": config.compile,
+            "compile_s": None,
+            "mode": config.inference.name,
+            "crop": config.inference.crop if slides else None,
+            "stride": config.inference.stride if slides else None,
+        }
+        loss = loss_for(config, self._model, self._ignore_index) if "training" in wanted else None
+        if config.compile and loss is None and "training" in wanted:
+            raise ImpossibleCellError(
+                f"compile=true compiles the way from images to logits, but backend={config.backend.name} "
+                f"arch={config.arch.name} trains with the library's own loss, which takes another; say "
+                "measure=[latency,throughput], or leave it out"
+            )
+        self._room.check("inference", self._room.for_inference(1), 1)
+        with self._room.explained("inference", 1):
+            self._model.to(self._device)
+            if config.channels_last:
+                self._model.keep_channels_last()
+        batch_size = self._training_batch_size(loss) if "training" in wanted else 0
+        if config.compile:
+            self._model.compile_forward(in_eval=True, dynamic=False)
+            if {"latency", "throughput"} & set(wanted):
+                with self._room.explained("inference", 1), _status("compiling for inference"):
+                    self._add_compile_seconds(self._inference(1))
+        if "latency" in wanted:
+            self._latency()
+        if "throughput" in wanted:
+            self._throughput()
+        step = self._training(loss, batch_size) if "training" in wanted else None
+        self._section["channels_last"] = self._model.channels_last  # which some networks cannot keep
+        self._warn()
+        if config.trace:
+            self._trace(step)
+
+    def _latency(self) -> None:
+        with self._room.explained("inference", 1), _status("latency at batch 1"):
+            timing, peak = self._time_inference(1)
+        self._section |= {
+            "latency_ms": timing,
+            "images_per_s": 1000 / timing["median"],
+            "peak_memory_bytes": peak,
+        }
+
+    def _throughput(self) -> None:
+        """Doubles the batch until it is no faster per image, or no longer fits."""
+        found: list[dict[str, Any]] = []
+
+        def measure(batch_size: int) -> None:
+            torch.compiler.reset()  # code for so many sizes would not be kept
+            timing, peak = self._time_inference(batch_size)
+            speed = batch_size * 1000 / timing["median"]
+            found.append(
+                {"batch_size": batch_size, "latency_ms": timing, "images_per_s": speed, "peak_memory_bytes": peak}
+            )
+
+        fits = Fit(measure, self._device)
+        batch_size, without_gain, best = 1, 0, 0.0
+        while without_gain < PATIENCE:
+            with _status(f"images per second at batch {batch_size}"):
+                if not self._room.has(self._room.for_inference(batch_size)) or not fits(batch_size):
+                    break
+            speed = float(found[-1]["images_per_s"])
+            without_gain = 0 if speed > GAIN * best else without_gain + 1
+            best = max(best, speed)
+            batch_size *= 2
+        if not found:
+            raise UserError(f"{self._room.asked('inference', 1)}: {fits.refusal}; {self._room.remedy('inference')}")
+        fastest = max(found, key=lambda item: float(item["images_per_s"]))
+        self._section |= {
+            "batch_sizes": found,
+            "best_batch_size": fastest["batch_size"],
+            "best_images_per_s": fastest["images_per_s"],
+        }
+
+    def _training_batch_size(self, loss: SegmentationLoss | None) -> int:
+        """Settles the training batch; ``auto`` is found without compiled code, which is made for one size."""
+        wanted = self._config.batch_size
+        if wanted != "auto":
+            self._room.check("training", self._room.for_training(wanted), wanted)
+            return int(wanted)
+        step = self._step(loss)
+
+        def once(batch_size: int) -> None:
+            step.draw(batch_size)
+            step()
+
+        fits = Fit(once, self._device, self._room.per_training_image())
+        with _status("the largest training batch"):
+            found: Found | None = largest(fits, LEAST_BATCH, self._config.seconds)
+        if found is None:
+            what = self._room.asked("training", LEAST_BATCH)
+            raise UserError(f"{what}: {fits.refusal}; {self._room.remedy('training')}")
+        self._section["train_batch_size_limit"] = found.limit
+        return found.batch_size
+
+    def _training(self, loss: SegmentationLoss | None, batch_size: int) -> TrainingStep:
+        step = self._step(loss)
+        while True:
+            with _status(f"training at batch {batch_size}"):
+                try:
+                    with self._room.explained("training", batch_size):
+                        samples, stages = self._time_training(step, batch_size)
+                    break
+                except UserError:
+                    if self._config.batch_size != "auto" or batch_size <= LEAST_BATCH:
+                        raise
+            batch_size -= max(1, batch_size // 8)  # it took one step in the search, but not these
+        timing = summary([value / 1000 for value in samples])
+        names = ("encoder", "decoder", "loss", "backward", "optimizer")
+        self._section |= {
+            "train_batch_size": batch_size,
+            "train_s_per_iter": timing["median"],
+            "train_images_per_s": batch_size / timing["median"],
+            "train_peak_memory_bytes": peak_memory_bytes(self._device),
+            "train_s": timing,
+            "stages_ms": {
+                "data": _data_ms(self._config, batch_size, self._budget),
+                **{name: _median([item[name] for item in stages if name in item]) for name in names},
+            },
+        }
+        return step
+
+    def _time_training(self, step: TrainingStep, batch_size: int) -> tuple[list[float], list[dict[str, float]]]:
+        give_back()
+        step.draw(batch_size)
+        if self._config.compile:
+            self._add_compile_seconds(step)
+        stages: list[dict[str, float]] = []
+
+        def timed() -> float:
+            stages.append(step())
+            return stages[-1]["total"]
+
+        samples = sample(timed, self._budget, partial(reset_peak, self._device))
+        return samples, stages[-len(samples) :]
+
+    def _step(self, loss: SegmentationLoss | None) -> TrainingStep:
+        self._model.train()
+        return TrainingStep(
+            self._model,
+            loss,
+            build_optimizer(self._model, self._model.encoder_parameters(), self._config.optimizer),
+            self._num_classes,
+            self._ignore_index,
+            self._size,
+            self._config.precision,
+            self._device,
+        )
+
+    def _inference(self, batch_size: int) -> Callable[[], Tensor]:
+        """Puts the model into eval mode; returns what takes images on the device to their label map."""
+        self._model.eval()
+        images = torch.randn(batch_size, 3, *self._size, device=self._device)
+
+        def infer() -> Tensor:
+            with torch.inference_mode(), autocast(self._config.precision, self._device):
+                return self._predictor.label_map(self._model, images, self._size)
+
+        return infer
+
+    def _time_inference(self, batch_size: int) -> tuple[dict[str, Any], int]:
+        """Returns the times of an inference and its peak of memory, that of the first passes left out."""
+        infer = self._inference(batch_size)
+        once = partial(milliseconds, infer, self._device)
+        timing = summary(sample(once, self._budget, partial(reset_peak, self._device)))
+        return timing, peak_memory_bytes(self._device)
+
+    def _add_compile_seconds(self, work: Callable[[], object]) -> None:
+        """Compiles in a first pass; what a pass takes once it is compiled is not part of it."""
+        start = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - start - milliseconds(work, self._device) / 1000
+        self._section["compile_s"] = (self._section["compile_s"] or 0.0) + max(0.0, seconds)
+
+    def _trace(self, step: TrainingStep | None) -> None:
+        """Writes a trace of an inference and, where there is one, a training step; each has run once before."""
+        os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else it prints an error where there is no GPU
+        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (self._device.type == "cuda")
+        infer = self._inference(1)
+        infer()
+        with torch.profiler.profile(activities=activities) as profiler:
+            with record_function("inference"):
+                infer()
+            if step is not None:
+                self._model.train()
+                with record_function("training"):
+                    step()
+        profiler.export_chrome_trace(str(self._folder / TRACE))
+
+    def _warn(self) -> None:
+        """Records how far the times are apart, and says so where that is too far."""
+        section = self._section
+        times = [section[key] for key in ("latency_ms", "train_s") if key in section]
+        times += [item["latency_ms"] for item in section.get("batch_sizes", [])]
+        noise = section["noise"] = max((item["p90"] / item["p10"] for item in times), default=None)
+        if noise is not None and noise > results.NOISY:
+            log.warning(
+                "warning: the machine is noisy: the slowest tenth of the passes takes %.2f times the fastest tenth; "
+                "stop other work on it, or raise samples",
+                noise,
+            )
 
 
-def pick_device(accelerator: str) -> torch.device:
-    """Turns Lightning's word for a kind of device into one; raises UserError where there is none."""
-    available = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if accelerator == "auto":
-        accelerator = next(name for name, there in available.items() if there)
-    if not available[accelerator]:
-        raise UserError(f"accelerator={accelerator} is not available; choose one of auto, cpu")
-    return torch.device({"gpu": "cuda"}.get(accelerator, accelerator))
+def _size(config: ProfileConfig) -> tuple[int, int]:
+    height, width = config.input.size
+    return height, width
 
 
-def device_name(device: torch.device) -> str:
-    """Returns the name that a reader of a record recognises."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else results.cpu_name()
+def _median(values: list[float]) -> float | None:
+    return float(summary(values)["median"]) if values else None
 
 
-def peak_memory_bytes(device: torch.device) -> int:
-    """Returns the most memory that was in use: by tensors on a GPU, by the process on the CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def _data_ms(config: ProfileConfig, batch_size: int, budget: Budget) -> float | None:
+    """Returns the median milliseconds that one process takes to make a training batch; None without a data set."""
+    if config.dataset is None:
+        return None
+    from torch.utils.data import default_collate
+
+    from seggrid.data.datamodule import SegmentationData
+
+    augment = config.augment
+    if augment.crop is None and augment.resize is None:
+        augment = dataclasses.replace(augment, crop=list(config.input.size))
+    data = SegmentationData(config.dataset, augment, seed=config.seed)
+    dataset = data.train_dataset
+    assert dataset is not None
+    drawn = 0
+
+    def make() -> None:
+        nonlocal drawn
+        keys = [divmod(drawn + index, len(dataset)) for index in range(batch_size)]
+        default_collate([dataset[key] for key in keys])
+        drawn += batch_size
+
+    return _median(sample(lambda: milliseconds(make, torch.device("cpu")), budget))
 
 
-def print_profile(record: results.Record) -> None:
-    """Prints a record's counts, and its latency where it has one."""
-    from rich.console import Console
-    from rich.table import Table
-
-    assert record.model is not None
-    table = Table(title=f"{record.backend} / {record.arch} / {record.encoder}", show_header=False, title_justify="left")
-    model = record.model
-    aux = model["gmacs_aux"]
-    rows = [
-        ("parameters", f"{model['params']:,}  (encoder {model['params_encoder']:,}, aux {model['params_aux']:,})"),
-        ("GMac", f"{model['gmacs']:.3f}" + (f"  (aux head {aux:.3f})" if aux is not None else "")),
-        ("input", "x".join(map(str, model["input_size"]))),
-        ("output stride", str(model["output_stride"])),
-    ]
-    if record.profile is not None:
-        timing = record.profile["latency_ms"]
-        rows.append(("latency", f"{timing['median']:.1f} ms  (p10 {timing['p10']:.1f}, p90 {timing['p90']:.1f})"))
-        rows.append(("throughput", f"{record.profile['images_per_s']:.1f} images/s"))
-        rows.append(("device", record.profile["device"]))
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-
-
-def _gmacs(model: Segmenter, size: tuple[int, int], batch_size: int) -> float:
-    with FlopCounterMode(display=False) as counter:
-        forward_on_meta(model, size, batch_size)
-    return float(counter.get_total_flops() / 2e9)
-
-
-def _number(parameters: Any) -> int:
-    return sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+@contextmanager
+def _status(what: str) -> Iterator[None]:
+    """Shows what is being measured, where someone watches."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(what):
+        yield
