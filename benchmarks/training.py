@@ -208,5 +208,17 @@ def write(folder: Path, count: int) -> Path:
     return folder
 
 
+def with_equal_memory() -> None:
+    """Starts this process again with an allocator that keeps what is freed.
+
+    By itself glibc's gives memory back to the system or not depending on what happens to lie at its end: between none
+    and 20,000 page faults a step, a tenth of its time, for reasons that are no loop's merit.
+    """
+    if sys.platform == "linux" and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+        kept = {"MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_MMAP_THRESHOLD_": str(2**40)}
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **kept})
+
+
 if __name__ == "__main__":
+    with_equal_memory()
     main(dict(argument.split("=", 1) for argument in sys.argv[1:]))
