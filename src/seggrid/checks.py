@@ -106,7 +106,7 @@ def check_profile(config: ProfileConfig) -> None:
     _check_augment(config.augment)
     if config.dataset is not None:
         _check_dataset(config.dataset)
-    _check_loss(config.loss, config.num_classes if config.dataset is None else len(config.dataset.classes))
+    _check_loss(config.loss, config.classes_count)
     _check_optimizer(config.optimizer)
     _one_of("device", config.device, DEVICES)
     _one_of("precision", config.precision, PROFILE_PRECISIONS)

@@ -231,6 +231,11 @@ class ProfileConfig:
     match: str = "library"
     seed: int = 0
 
+    @property
+    def classes_count(self) -> int:
+        """The number of classes: the data set's where there is one."""
+        return self.num_classes if self.dataset is None else len(self.dataset.classes)
+
 
 @dataclass
 class ModelConfig:

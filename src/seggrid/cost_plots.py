@@ -119,27 +119,16 @@ def _stages(profiles: list["Run"]) -> str:
     if not runs:
         return ""
     figure = go.Figure()
-    for stage, colour in STAGES.items():
+    bars = [(stage, stage, colour, 0.0, 0.5) for stage, colour in STAGES.items()]
+    bars.append(("data", *DATA, 0.36, 0.18))  # a bar of its own, below that of the step
+    for stage, name, colour, below, width in bars:
         values = [_stage(run, stage) for run in runs]
         if not any(values):
             continue
         figure.add_bar(
             x=values,
-            y=list(range(len(runs))),
-            width=0.5,
-            orientation="h",
-            name=stage,
-            marker={"color": colour},
-            customdata=[escape(run.label) for run in runs],
-            hovertemplate=f"<b>{stage}</b> %{{x:.2f}} ms<br>%{{customdata}}<extra></extra>",
-        )
-    making = [_stage(run, "data") for run in runs]
-    if any(making):
-        name, colour = DATA
-        figure.add_bar(
-            x=making,
-            y=[place + 0.36 for place in range(len(runs))],  # a bar of its own, below that of the step
-            width=0.18,
+            y=[place + below for place in range(len(runs))],
+            width=width,
             orientation="h",
             name=name,
             marker={"color": colour},

@@ -39,7 +39,7 @@ class Room:
         if inference.crop is None or inference.batch_size is None:
             return self._inference_bytes(height, width, batch_size)
         rows, columns = min(height, inference.crop[0]), min(width, inference.crop[1])
-        sums = 2 * batch_size * self._num_classes * rows * width * FLOAT  # of a row of windows, and their mean
+        sums = 2 * batch_size * self._config.classes_count * rows * width * FLOAT  # of a row of windows, and their mean
         return self._inference_bytes(rows, columns, inference.batch_size) + sums
 
     def per_training_image(self) -> int:
@@ -89,11 +89,6 @@ class Room:
         if what == "inference" and config.inference.name == "whole":
             said += ", or say inference=slide"
         return said + (", or precision=bf16 where the hardware has it" if config.precision in ("fp32", "tf32") else "")
-
-    @property
-    def _num_classes(self) -> int:
-        dataset = self._config.dataset
-        return self._config.num_classes if dataset is None else len(dataset.classes)
 
     def _inference_bytes(self, height: int, width: int, batch_size: int) -> int:
         training = self._model.training

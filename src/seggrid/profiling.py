@@ -102,7 +102,6 @@ class Measurement:
         self._budget = Budget(config.warmup, config.samples, config.seconds)
         self._predictor = Predictor(config.inference, TtaConfig())
         self._ignore_index = config.dataset.ignore_index if config.dataset else IGNORE_INDEX
-        self._num_classes = len(config.dataset.classes) if config.dataset else config.num_classes
 
     def run(self) -> None:
         """Fills the section."""
@@ -159,7 +158,8 @@ class Measurement:
         found: list[dict[str, Any]] = []
 
         def measure(batch_size: int) -> None:
-            torch.compiler.reset()  # code for so many sizes would not be kept
+            if self._config.compile:
+                torch.compiler.reset()  # code for so many sizes would not be kept
             timing, peak = self._time_inference(batch_size)
             speed = batch_size * 1000 / timing["median"]
             found.append(
@@ -253,7 +253,7 @@ class Measurement:
             self._model,
             loss,
             build_optimizer(self._model, self._model.encoder_parameters(), self._config.optimizer),
-            self._num_classes,
+            self._config.classes_count,
             self._ignore_index,
             self._size,
             self._config.precision,
