@@ -23,6 +23,7 @@ from seggrid.config_groups import (
     PublishedConfig,
     ScheduleConfig,
     ShapesConfig,
+    SweepConfig,
     TrainerConfig,
     TtaConfig,
     is_several,
@@ -46,6 +47,7 @@ __all__ = [
     "PublishedConfig",
     "ScheduleConfig",
     "ShapesConfig",
+    "SweepConfig",
     "TrainConfig",
     "TrainerConfig",
     "TtaConfig",
@@ -68,6 +70,7 @@ class TrainConfig:
         weights: where the whole model's weights come from: a file, or a name under which the backend publishes them.
         match: one of ``checks.MATCHES``.
         resume: the folder of a run to go on with, under its own configuration.
+        sweep: what a sweep that this run is one of does with its cells.
     """
 
     backend: BackendConfig = field(default_factory=BackendConfig)
@@ -88,6 +91,7 @@ class TrainConfig:
     weights: str | None = None
     match: str = "library"
     resume: str | None = None
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
 @dataclass
@@ -137,6 +141,7 @@ class EvaluateConfig:
     pictures: int = 4
     weights: str | None = None
     match: str = "library"
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
     @property
     def is_distributed(self) -> bool:
@@ -230,6 +235,7 @@ class ProfileConfig:
     weights: str | None = None
     match: str = "library"
     seed: int = 0
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
     @property
     def classes_count(self) -> int:

@@ -281,7 +281,8 @@ class TrainerConfig:
         max_epochs: passes over the training split.
         accelerator: one of ``checks.ACCELERATORS``.
         devices: a number of devices, a list of device indices, or ``auto``.
-        strategy: Lightning's strategy, e.g. ``auto``, ``ddp``.
+        num_nodes: number of machines; ``devices`` are those of one.
+        strategy: Lightning's strategy, e.g. ``auto``, ``ddp``, ``fsdp``.
         precision: one of ``checks.PRECISIONS``; ``auto`` is ``bf16-mixed`` where the device computes in bfloat16
             itself, else ``32-true``.
         channels_last: keep images and weights in the memory format ``channels_last``, where the network can.
@@ -292,12 +293,14 @@ class TrainerConfig:
         deterministic: refuse operations that are not deterministic.
         progress_bar: show one.
         log_every_n_steps: how often the training loss is logged.
+        checkpoint_every_n_steps: how often ``last.ckpt`` is written within an epoch, beside its end; None writes none.
         compile: have ``torch.compile`` make the training's forward pass.
     """
 
     max_epochs: int = 50
     accelerator: str = "auto"
     devices: Any = 1
+    num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "auto"
     channels_last: bool = True
@@ -308,6 +311,7 @@ class TrainerConfig:
     deterministic: bool = False
     progress_bar: bool = True
     log_every_n_steps: int = 10
+    checkpoint_every_n_steps: int | None = None
     compile: bool = False
 
     @property
@@ -329,6 +333,19 @@ class LoggerConfig:
     name: str = MISSING
     project: str = "seggrid"
     mode: str = "auto"
+
+
+@dataclass
+class SweepConfig:
+    """What a sweep does with its cells; where and how many at once is ``hydra.launcher``'s.
+
+    Attributes:
+        retry: try the cells again that failed when this sweep ran before.
+        confirm: start even more than ``checks.MANY_JOBS`` jobs.
+    """
+
+    retry: bool = True
+    confirm: bool = False
 
 
 @dataclass

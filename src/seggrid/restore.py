@@ -12,7 +12,7 @@ from seggrid import results
 from seggrid.config import EvaluateConfig, TrainConfig
 from seggrid.errors import UserError, one_line
 
-OWN = {"num_workers"}  # of this machine, not of the run
+OWN = {"num_workers", "sweep"}  # of this machine and this sweep, not of the run
 RESTORED = [
     field.name
     for field in dataclasses.fields(EvaluateConfig)

@@ -20,6 +20,7 @@ SCHEMA = 1
 FILE_NAME = "result.json"
 NOISY = 1.2  # 90th over 10th percentile of a profile's times; a quiet machine stays below 1.05
 CONFIG_NAME = "config.yaml"  # the resolved configuration, beside the record
+OUTPUT_NAME = "output.log"  # what a job of a sweep prints
 BACKEND_PACKAGES = {"smp": "segmentation_models_pytorch", "torchvision": "torchvision", "mmseg": "mmsegmentation"}
 
 
@@ -45,6 +46,9 @@ class Record:
     evaluation: dict[str, Any] | None = None
     profile: dict[str, Any] | None = None
     published: dict[str, Any] | None = None
+    curves: list[dict[str, Any]] | None = None
+    logger: dict[str, Any] | None = None
+    identity: dict[str, str | None] | None = None
     environment: dict[str, Any] | None = None
     overrides: list[str] = field(default_factory=list)
     started: str = field(default_factory=lambda: now())
