@@ -22,6 +22,9 @@ KEYS = {
         "evaluation",
         "profile",
         "published",
+        "curves",
+        "logger",
+        "identity",
         "environment",
         "overrides",
         "started",
@@ -118,7 +121,7 @@ def test_a_damaged_record_is_named(tmp_path: Path, text: str) -> None:
     path.write_text(text, encoding="latin1")
     with pytest.raises(UserError, match="is not a readable record") as caught:
         results.read(tmp_path)
-    assert str(path) in str(caught.value) and str(caught.value).endswith("; delete it")
+    assert str(path) in str(caught.value) and str(caught.value).endswith("; move it away, or leave it")
     assert "\n" not in str(caught.value)
 
 

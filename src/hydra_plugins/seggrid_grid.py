@@ -3,15 +3,19 @@
 Hydra imports every plugin for every command, so what runs the jobs is imported only when there are some.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from seggrid.grid.sweep_record import SweepRecord
 
 
 @dataclass
@@ -84,11 +88,30 @@ class GridLauncher(Launcher):
 
     def __init__(self, **settings: Any) -> None:
         self._settings = settings
+        self._sweep: SweepRecord | None = None  # of all batches that a sweeper hands over
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the user has asked for the end."""
+        return self._sweep is not None and self._sweep.interrupted
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keeps what Hydra composed."""
+        """Keeps what Hydra composed, and refuses a sweep that is larger than it was meant to be."""
+        from seggrid.grid.size import confirm
+
         self._context, self._config = hydra_context, config
+        confirm(hydra_context, config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs the jobs that have not been run before."""
-        raise NotImplementedError
+        from seggrid.grid.launch import launch  # not for a command that launches nothing
+        from seggrid.grid.sweep_record import SweepRecord, command_line
+
+        if self.stopped:  # a sweeper that hands over its jobs in batches
+            return []
+        if self._sweep is None:
+            self._sweep = SweepRecord(command_line(sys.argv))
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(GridConf), self._settings))
+        assert isinstance(settings, GridConf)
+        overrides = [list(items) for items in job_overrides]
+        return launch(self._context, self._config, settings, overrides, initial_job_idx, self._sweep)

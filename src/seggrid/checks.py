@@ -4,6 +4,7 @@ Every refusal is one line that names the key and what is allowed.
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from seggrid.config import (
     EncoderConfig,
     EvaluateConfig,
     InferenceConfig,
+    LoggerConfig,
     LossConfig,
     OptimizerConfig,
     ProfileConfig,
@@ -32,7 +34,8 @@ MATCHES = ("library", "equal")
 ENCODERS = ("any", "pyramid", "dilated", "vit", "native")
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("constant", "poly", "cosine", "onecycle")
-LOGGERS = ("wandb", "csv", "tensorboard")
+LOGGERS = ("wandb", "csv", "tensorboard", "none")
+RECORD_LOGGERS = ("wandb", "none")  # of runs that have no curves
 MEASUREMENTS = ("latency", "throughput", "training")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PROFILE_PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
@@ -42,6 +45,8 @@ ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 CHECKPOINTS = ("best", "last")
 INFERENCES = ("whole", "slide")
 CACHES = ("none", "disk", "ram")
+ENGINES = ("local", "slurm", "ray")
+MANY_JOBS = 500  # a sweep of more wants to be meant
 
 
 class ImpossibleCellError(UserError):
@@ -57,8 +62,7 @@ def check_train(config: TrainConfig) -> None:
     """
     dataset, augment, loss, trainer = config.dataset, config.augment, config.loss, config.trainer
     _one_of("schedule.name", config.schedule.name, SCHEDULES)
-    _one_of("logger.name", config.logger.name, LOGGERS)
-    _one_of("logger.mode", config.logger.mode, LOGGER_MODES)
+    _check_logger(config.logger, LOGGERS)
     _one_of("trainer.accelerator", trainer.accelerator, ACCELERATORS)
     _one_of("trainer.precision", trainer.precision, PRECISIONS)
     _one_of("match", config.match, MATCHES)
@@ -70,6 +74,7 @@ def check_train(config: TrainConfig) -> None:
     _at_least("trainer.max_epochs", trainer.max_epochs, 1)
     _at_least("trainer.val_every_n_epochs", trainer.val_every_n_epochs, 1)
     _at_least("trainer.log_every_n_steps", trainer.log_every_n_steps, 1)
+    _at_least("trainer.checkpoint_every_n_steps", trainer.checkpoint_every_n_steps, 1)
     if trainer.val_every_n_epochs > trainer.max_epochs:
         raise UserError(
             f"trainer.val_every_n_epochs is {trainer.val_every_n_epochs}, more than trainer.max_epochs "
@@ -80,6 +85,7 @@ def check_train(config: TrainConfig) -> None:
     _within("seed", config.seed, 0, 2**32 - 1)
     _above("schedule.power", config.schedule.power, 0)
     _check_devices(trainer.devices)
+    _at_least("trainer.num_nodes", trainer.num_nodes, 1)
     _check_augment(augment)
     _check_dataset(dataset)
     _check_loss(loss, len(dataset.classes))
@@ -108,6 +114,7 @@ def check_profile(config: ProfileConfig) -> None:
         _check_dataset(config.dataset)
     _check_loss(config.loss, config.classes_count)
     _check_optimizer(config.optimizer)
+    _check_logger(config.logger, RECORD_LOGGERS)
     _one_of("device", config.device, DEVICES)
     _one_of("precision", config.precision, PROFILE_PRECISIONS)
     _one_of("match", config.match, MATCHES)
@@ -129,6 +136,7 @@ def check_evaluate(config: EvaluateConfig) -> None:
     _at_least("num_workers", config.num_workers, 0)
     _at_least("pictures", config.pictures, 0)
     _at_least("worst", config.worst, 0)
+    _check_logger(config.logger, RECORD_LOGGERS)
     _one_of("accelerator", config.accelerator, ACCELERATORS)
     _check_devices(config.devices, "devices")
     check_inference(config.inference, config.tta)
@@ -147,6 +155,13 @@ def check_data(config: CheckConfig) -> None:
     _at_least("faults", config.faults, 0)
     _check_augment(config.augment)
     _check_dataset(config.dataset, need_labels=False)
+
+
+CHECKS: dict[str, Callable[[Any], None]] = {
+    "train": check_train,
+    "evaluate": check_evaluate,
+    "profile": check_profile,
+}
 
 
 def check_inference(inference: InferenceConfig, tta: TtaConfig) -> None:
@@ -332,6 +347,13 @@ def _check_devices(devices: Any, key: str = "trainer.devices") -> None:
     fine = fine or (isinstance(devices, list) and devices and all(isinstance(item, int) for item in devices))
     if not fine or isinstance(devices, bool):
         raise UserError(f"{key} is {devices!r}; it takes a number from 1, a list of indices, or auto")
+
+
+def _check_logger(logger: LoggerConfig, names: tuple[str, ...]) -> None:
+    _one_of("logger.name", logger.name, names)
+    _one_of("logger.mode", logger.mode, LOGGER_MODES)
+    if logger.artifacts and (logger.name != "wandb" or names == RECORD_LOGGERS):
+        raise UserError("logger.artifacts is set, but only train.py with logger=wandb has a checkpoint to upload")
 
 
 def _check_size(key: str, size: list[int] | None) -> None:

@@ -1,4 +1,6 @@
-"""The one exception that is meant for a user's eyes."""
+"""The exceptions that are meant for a user's eyes."""
+
+INTERRUPTED = 130  # the exit status, as a shell says it of a command that Ctrl-C has ended
 
 
 class UserError(Exception):
@@ -7,6 +9,14 @@ class UserError(Exception):
     Its message is one line: what is wrong, where, what is allowed, what to do. The entry points print it
     without a traceback and exit with status 1; ``HYDRA_FULL_ERROR=1`` shows the traceback too.
     """
+
+
+class PrunedError(UserError):
+    """A trial that the sweeper has given up; its record is that of a skipped run, with what it has trained so far."""
+
+
+class FullDiskError(UserError):
+    """A checkpoint could not be written: the run can go on from the one before once there is room."""
 
 
 def one_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """The optimiser by parameter groups, and the learning rate over the steps."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from timm.optim import create_optimizer_v2
@@ -14,28 +14,36 @@ from seggrid.config import OptimizerConfig, ScheduleConfig
 FUSED = ("cpu", "cuda")
 
 
+def decayed_names(model: nn.Module) -> list[str]:
+    """Returns the names of the parameters that decay: all but norms and biases, which have one dimension."""
+    return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
+
 def parameter_groups(
-    model: nn.Module, encoder_parameters: Iterable[nn.Parameter], config: OptimizerConfig
+    model: nn.Module,
+    encoder_parameters: Iterable[nn.Parameter],
+    config: OptimizerConfig,
+    decayed: Collection[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Sorts the trained parameters by learning rate and weight decay.
-
-    Norms and biases, which have one dimension, are not decayed.
 
     Args:
         model: all parameters.
         encoder_parameters: those that train at ``encoder_lr_scale`` of the rate.
         config: rates and decay.
+        decayed: the names of those that decay, from before FSDP flattened them; None takes :func:`decayed_names`.
 
     Returns:
         Up to four groups with ``params``, ``lr``, ``weight_decay`` and ``name``.
     """
     encoder = {id(parameter) for parameter in encoder_parameters}
+    decaying = set(decayed_names(model) if decayed is None else decayed)
     groups: dict[str, dict[str, Any]] = {}
-    for parameter in model.parameters():
+    for key, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         part = "encoder" if id(parameter) in encoder else "decoder"
-        decays = parameter.ndim > 1
+        decays = key in decaying
         name = part if decays else f"{part}_no_decay"
         scale = config.encoder_lr_scale if part == "encoder" else 1.0
         decay = config.weight_decay if decays else 0.0
@@ -45,7 +53,11 @@ def parameter_groups(
 
 
 def build_optimizer(
-    model: nn.Module, encoder_parameters: Iterable[nn.Parameter], config: OptimizerConfig, fused: bool = True
+    model: nn.Module,
+    encoder_parameters: Iterable[nn.Parameter],
+    config: OptimizerConfig,
+    fused: bool = True,
+    decayed: Collection[str] | None = None,
 ) -> Optimizer:
     """Builds the configured optimiser over :func:`parameter_groups`.
 
@@ -54,8 +66,9 @@ def build_optimizer(
         encoder_parameters: as for :func:`parameter_groups`.
         config: which one.
         fused: update all weights in one kernel, where their device has it.
+        decayed: as for :func:`parameter_groups`.
     """
-    groups = parameter_groups(model, encoder_parameters, config)
+    groups = parameter_groups(model, encoder_parameters, config, decayed)
     extra: dict[str, Any] = {}
     if config.name == "adamw" and config.betas is not None:
         extra["betas"] = tuple(config.betas)

@@ -11,8 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 from seggrid import results
 from seggrid.config import EvaluateConfig, TrainConfig
 from seggrid.errors import UserError, one_line
+from seggrid.quoting import quoted
 
-OWN = {"num_workers", "sweep"}  # of this machine and this sweep, not of the run
+OWN = {"num_workers", "logger", "sweep"}  # of this machine and this sweep, not of the run
 RESTORED = [
     field.name
     for field in dataclasses.fields(EvaluateConfig)
@@ -83,7 +84,7 @@ def expand_sweep(argv: list[str]) -> None:
     named = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
     runs = [run for name in named for run in _runs(str(name))]
     if len(runs) != len(named):
-        argv[position] = "run=" + ",".join(f"'{run}'" for run in runs)
+        argv[position] = "run=" + ",".join(map(quoted, runs))
     if len(runs) > 1 and not {"-m", "--multirun"} & set(argv):
         argv.insert(1, "-m")
 

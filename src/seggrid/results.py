@@ -20,6 +20,7 @@ SCHEMA = 1
 FILE_NAME = "result.json"
 NOISY = 1.2  # 90th over 10th percentile of a profile's times; a quiet machine stays below 1.05
 CONFIG_NAME = "config.yaml"  # the resolved configuration, beside the record
+CHECKPOINT_FOLDER = "checkpoints"  # likewise
 OUTPUT_NAME = "output.log"  # what a job of a sweep prints
 BACKEND_PACKAGES = {"smp": "segmentation_models_pytorch", "torchvision": "torchvision", "mmseg": "mmsegmentation"}
 
@@ -91,13 +92,15 @@ def read(folder: Path) -> Record | None:
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_text())
+        values = _printable(json.loads(path.read_text()))
         known = {entry.name for entry in dataclasses.fields(Record)}
         if values["schema"] != SCHEMA:
             raise UserError(f"{path} has schema {values['schema']}; this version of seggrid reads schema {SCHEMA}")
         return Record(**{key: value for key, value in values.items() if key in known})
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise UserError(f"{path} is not a readable record ({type(error).__name__}: {error}); delete it") from error
+    except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not a readable record ({type(error).__name__}: {error}); move it away, or leave it"
+        ) from error
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:
@@ -159,6 +162,15 @@ def _git_sha() -> str | None:
     except OSError:
         return None
     return done.stdout.strip() or None
+
+
+def _printable(value: Any) -> Any:
+    """A file's name that is no UTF-8 has halves of characters in JSON: no file and no terminal takes them."""
+    if isinstance(value, dict):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _without_nan(value: Any) -> Any:

@@ -12,8 +12,9 @@ from omegaconf import DictConfig
 from seggrid import checks
 from seggrid.config import CheckConfig
 from seggrid.data.labels import check_classes, settled
-from seggrid.entry import as_typed, main
+from seggrid.entry import main
 from seggrid.errors import UserError
+from seggrid.typed import as_typed
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 REPORT, SAMPLES, AUGMENTED = "check.json", "samples.png", "augmented.png"

@@ -158,6 +158,7 @@ class SegmentationData(pl.LightningDataModule):
     Attributes:
         normalize: from images in 8 bits to what the model wants.
         first_epoch: the epoch that a resumed run goes on with: Lightning asks for batches before it knows.
+        first_batch: the batches of it that were trained before, per process.
         train_source: the training split as it lies in its files, without a cache; None where it is not needed.
 
     Raises:
@@ -188,7 +189,7 @@ class SegmentationData(pl.LightningDataModule):
                     f"set batch_size to at most {len(sources[1])}"
                 )
         self.train_source = sources[1] if train else None
-        self.first_epoch = 0
+        self.first_epoch, self.first_batch = 0, 0
         sources = with_cache(dataset, sources)
         self.eval_source = sources[0]
         self.eval_dataset = EvaluationDataset(sources[0], EvalTransform(augment), dataset.ignore_index)
@@ -219,8 +220,8 @@ class SegmentationData(pl.LightningDataModule):
         """Returns the training loader, which goes on where a resumed run stopped."""
         assert self.train_dataset is not None and self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        sampler = TrainBatchSampler(len(self.train_dataset), self.batch_size, self.seed, rank, world_size, done)
+        start = self.first_batch
+        sampler = TrainBatchSampler(len(self.train_dataset), self.batch_size, self.seed, rank, world_size, start)
         sampler.set_epoch(self.first_epoch)
         if len(sampler) == 0:
             raise UserError(

@@ -1,6 +1,5 @@
 """A user's own pictures: files without labels."""
 
-import glob
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from seggrid.data import pixels
+from seggrid.data.photo_files import photo_files
 from seggrid.errors import UserError
 
 
@@ -36,23 +36,8 @@ class PhotoSource:
         Raises:
             UserError: there are none.
         """
-        wanted = [str(item) for item in (patterns if isinstance(patterns, list) else [patterns])]
-        paths: dict[Path, None] = {}
-        for pattern in wanted:
-            expanded = Path(pattern).expanduser()
-            found = (
-                [expanded] if expanded.exists() else [Path(item) for item in glob.glob(str(expanded), recursive=True)]
-            )
-            if not found:
-                raise UserError(
-                    f"images={pattern} matches no file; give files, folders, or a glob such as photos/*.jpg"
-                )
-            for path in sorted(found):
-                inside = sorted(path.iterdir()) if path.is_dir() else [path]
-                paths |= dict.fromkeys(item for item in inside if item.is_file() and not item.name.startswith("."))
-        if not paths:
-            raise UserError(f"images={', '.join(wanted)} holds no file")
-        return cls(list(paths), _keys(list(paths)))
+        paths = photo_files(patterns)
+        return cls(paths, _keys(paths))
 
     def __len__(self) -> int:
         return len(self.paths)
