@@ -24,7 +24,7 @@ from seggrid.data.datamodule import SegmentationData
 from seggrid.losses import build_loss
 from seggrid.models.segmenter import Segmenter
 from seggrid.precision import training_precision
-from seggrid.training import StepClock
+from seggrid.step_clock import StepClock
 
 CLASSES, IGNORE, LOG_EVERY = 19, 255, 10
 NAMES = [f"class {index}" for index in range(CLASSES)]

@@ -151,7 +151,8 @@ def test_a_sweep_goes_on_when_memory_runs_out(tmp_path: Path, monkeypatch: pytes
         )
 
     monkeypatch.setattr(SegmentationModule, "training_step", short)
-    run_here("train.py", "-m", *_cell("backend=smp", "batch_size=4,3,2"), f"hydra.sweep.dir={tmp_path}", expect=1)
+    sweep = ("-m", *_cell("backend=smp", "batch_size=4,3,2"), "hydra/launcher=basic")  # in the patched process
+    run_here("train.py", *sweep, f"hydra.sweep.dir={tmp_path}", expect=2)
     gpu, cpu, fits = (record(next(tmp_path.glob(f"{job}_*"))) for job in range(3))
     assert (gpu["status"], cpu["status"], fits["status"]) == ("failed", "failed", "completed")
     assert gpu["error"] == {

@@ -9,12 +9,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from seggrid import models
+from seggrid import models, results
 from seggrid.config import EvaluateConfig, TrainConfig, model_config
 from seggrid.errors import UserError, one_line
 from seggrid.module import ORIGIN
 
-FOLDER = "checkpoints"
+FOLDER = results.CHECKPOINT_FOLDER
 log = logging.getLogger(__name__)
 
 
@@ -71,9 +71,11 @@ def build_again(config: TrainConfig | EvaluateConfig, checkpoint: Path) -> model
     return model
 
 
-def finished_epochs(checkpoint: Path) -> int:
-    """Returns the number of epochs after which a checkpoint was written."""
-    return int(_read(checkpoint)["epoch"]) + 1
+def next_batch(checkpoint: Path) -> tuple[int, int]:
+    """Returns what a resumed run trains first: the epoch, from 0, and the number of its batches that are done."""
+    content = _read(checkpoint)
+    epoch, batches = content[ORIGIN].get("next") or (content["epoch"] + 1, 0)
+    return int(epoch), int(batches)
 
 
 def load_weights(module: pl.LightningModule, path: Path) -> None:

@@ -26,6 +26,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*recommended to use.*devices=1.*")
     # A run's own folder is where it resumes.
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    # Its loader starts where the checkpoint was written.
+    warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch ended.*")
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
 
@@ -41,6 +43,10 @@ class Bar(RichProgressBar):
 
 class EpochLines(pl.Callback):
     """A line per epoch, for output that goes to a file: a bar would fill it with control characters."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock of an epoch in whose middle the run resumes."""
+        self._start = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the epoch's clock."""

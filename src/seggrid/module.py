@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
+from pytorch_lightning.strategies import FSDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
@@ -18,7 +19,7 @@ from seggrid.inference import Predictor, labels_of
 from seggrid.losses import SegmentationLoss
 from seggrid.metrics import ConfusionMatrix, Scores, scores
 from seggrid.models.segmenter import Segmenter, SegOutput
-from seggrid.optim import build_optimizer, build_schedule
+from seggrid.optim import build_optimizer, build_schedule, decayed_names
 
 Batch = tuple[Tensor, Tensor]
 EvalBatch = tuple[Tensor, Tensor, Tensor]
@@ -72,15 +73,38 @@ class SegmentationModule(pl.LightningModule):
         self.eval_loss = float("nan")
         self._optimizer, self._schedule, self._seed = optimizer, schedule, seed
         self._log_every_n_steps = log_every_n_steps
+        self._decayed = decayed_names(model)
         self._benchmark = False
         self._losses: dict[int, Tensor] = {}  # by step: those that nobody has looked at
+        self._epoch_loss, self._epoch_steps = 0.0, 0  # the sum of those of this epoch that have been looked at
+
+    @property
+    def train_loss(self) -> float:
+        """The mean loss of this epoch's steps so far, and of all processes, as of the last :meth:`settle`."""
+        return self._epoch_loss / max(1, self._epoch_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what is needed to build the same model again, and to feed it, without what it started from."""
+        """Keeps what is needed to build the same model again and to go on from here, without what it started from."""
         means, deviations = self.model.normalization
         origin = {"mean": list(means), "std": list(deviations), "restored": self.model.restored}
         described = {"published": self.model.published, "classes": self._classes}
-        checkpoint[ORIGIN] = {**origin, **described, "channels_last": self.model.channels_last}
+        loop = self.trainer.fit_loop
+        batches = loop.epoch_loop.batch_progress.current.ready % max(1, int(self.trainer.num_training_batches))
+        checkpoint[ORIGIN] = {
+            **origin,
+            **described,
+            "channels_last": self.model.channels_last,
+            "next": [loop.epoch_progress.current.processed, batches],  # type: ignore[attr-defined]
+            "epoch_loss": [self._epoch_loss, self._epoch_steps],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on with the epoch's mean loss."""
+        self._epoch_loss, self._epoch_steps = checkpoint[ORIGIN].get("epoch_loss", (0.0, 0))
+
+    def on_train_epoch_start(self) -> None:
+        """Starts the epoch's mean loss; not called where a run resumes within an epoch."""
+        self._epoch_loss, self._epoch_steps = 0.0, 0
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds dropout by step, so that a resumed run draws what the uninterrupted one would have drawn."""
@@ -128,7 +152,8 @@ class SegmentationModule(pl.LightningModule):
 
     def on_validation_start(self) -> None:
         """Stops before a checkpoint is made of a model that has diverged."""
-        self._stop_if_not_finite()
+        if self.trainer.state.fn == "fit":
+            self.settle()
         # Images of many sizes: cuDNN would try all its algorithms again for each.
         self._benchmark, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
 
@@ -162,7 +187,8 @@ class SegmentationModule(pl.LightningModule):
         assert self._optimizer is not None and self._schedule is not None
         # Fused optimisers take a loss's scale back themselves, and Lightning then refuses to clip gradients.
         fused = getattr(self.trainer.precision_plugin, "scaler", None) is None
-        optimizer = build_optimizer(self.model, self.model.encoder_parameters(), self._optimizer, fused)
+        encoder = self.model.encoder_parameters()
+        optimizer = build_optimizer(self.model, encoder, self._optimizer, fused, self._decayed)
         schedule = build_schedule(optimizer, self._schedule, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -172,9 +198,14 @@ class SegmentationModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips as Lightning does, which in bfloat16 refuses fused optimisers although there is no scale to undo."""
-        plugin = self.trainer.precision_plugin
-        if gradient_clip_val and isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+        """Clips as Lightning does, which in bfloat16 refuses fused optimisers although there is no scale to undo.
+
+        FSDP has shares of the gradients on each process, and a method of its own, which Lightning does not call.
+        """
+        plugin, strategy = self.trainer.precision_plugin, self.trainer.strategy
+        if gradient_clip_val and isinstance(strategy, FSDPStrategy):
+            strategy.model.clip_grad_norm_(gradient_clip_val)  # type: ignore[union-attr, operator]
+        elif gradient_clip_val and isinstance(plugin, MixedPrecision) and plugin.scaler is None:
             plugin.clip_grad_by_norm(optimizer, gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -184,12 +215,36 @@ class SegmentationModule(pl.LightningModule):
         """A library's own loss is defined in training only, and ours for the logits of whole images."""
         return self.loss if self.predictor.gives_whole_logits else None
 
-    def _stop_if_not_finite(self) -> None:
-        if not self._losses:
+    def settle(self, check_weights: bool = False) -> None:
+        """Looks at the losses that nobody has looked at, and makes the epoch's loss that of all processes.
+
+        Called by all processes together, before a validation or a checkpoint.
+
+        Args:
+            check_weights: look at the weights, too, where no validation has done so.
+
+        Raises:
+            UserError: a loss or a weight is not finite.
+        """
+        self._stop_if_not_finite(check_weights)
+        if self.trainer.world_size > 1:
+            # Each goes on from the mean, so that one that resumes from the first one's checkpoint has the same sum.
+            total = torch.tensor(self._epoch_loss, dtype=torch.float64, device=self.device)
+            self._epoch_loss = float(self.trainer.strategy.reduce(total, reduce_op="mean"))
+
+    def _stop_if_not_finite(self, check_weights: bool = False) -> None:
+        if not self._losses and not check_weights:
             return
-        finite = torch.stack(list(self._losses.values())).isfinite().tolist()
-        step = next((step for step, fine in zip(self._losses, finite, strict=True) if not fine), -1)
-        self._losses.clear()
+        step = -1
+        if self._losses:
+            losses = torch.stack(list(self._losses.values())).tolist()
+            step = next((step for step, loss in zip(self._losses, losses, strict=True) if not math.isfinite(loss)), -1)
+            self._losses.clear()
+            self._epoch_loss += sum(losses)
+            self._epoch_steps += len(losses)
+        if check_weights and step < 0:
+            norm = torch.nn.utils.get_total_norm([parameter.detach() for parameter in self.parameters()])
+            step = step if bool(norm.isfinite()) else self.trainer.global_step
         if self.trainer.world_size > 1:
             # All processes stop together: one that stopped alone would leave the others waiting for its gradients.
             step = int(self.trainer.strategy.reduce(torch.tensor(step, device=self.device), reduce_op="max"))
