@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from seggrid import report
+from seggrid.comparison import report
+from seggrid.comparison.summary import print_summary
 from seggrid.results import Record
-from seggrid.summary import print_summary
 
 
 def timed(ms: float, spread: float = 0.05, **values: Any) -> dict[str, Any]:
@@ -71,9 +71,9 @@ def write_training(
     Record(arch=arch, overrides=[f"arch={arch}", "dataset=streets", *overrides], **values).write(folder)
 
 
-def rows(folder: Path) -> list[dict[str, str]]:
-    """The rows of ``comparison.csv``."""
-    with (folder / "comparison.csv").open(newline="", encoding="utf-8") as file:
+def rows(folder: Path, name: str = "comparison.csv") -> list[dict[str, str]]:
+    """The rows of ``comparison.csv``, or of ``runs.csv``."""
+    with (folder / name).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

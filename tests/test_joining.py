@@ -3,11 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from profiled import counted, rows, summary, timed, write_profile, write_training
 
-from seggrid import report, sweep
+from seggrid import sweep
+from seggrid.comparison import report
+from seggrid.comparison.page_data import data
 from seggrid.errors import UserError
 
 
@@ -133,7 +136,8 @@ def test_seeds_and_evaluations_share_the_profile_of_their_network(tmp_path: Path
     write_training(tmp_path / "e", 0.7, kind="evaluate", evaluation=how, overrides=("run=t0",))
     write_profile(tmp_path / "p", overrides=("encoder.depth=4",))
     comparison = report.compare(tmp_path)
-    assert [row["profile_folder"] for row in rows(tmp_path)] == ["p", "p", "p"]
+    assert [row["profile_folder"] for row in rows(tmp_path, "runs.csv")] == ["p", "p", "p"]
+    assert [(row["folder"], row["profile_folder"]) for row in rows(tmp_path)] == [("e", "p"), ("t0 t1", "p")]
     assert [run.folder.name for run in comparison.profiles] == ["p"]
 
 
@@ -148,7 +152,7 @@ def test_of_several_profiles_none_is_guessed(tmp_path: Path) -> None:
     (note,) = comparison.notes  # one line, however many cells
     assert note == (
         "Profiles with rows of their own: smp / fpn / resnet18, smp / unet / resnet18 have several, which differ in "
-        "precision bf16, fp32; which of them belongs to a run is not known."
+        "precision bf16, fp32; which of them belongs to a run is not known: give the folder of one."
     )
     assert note in summary(comparison, 80) and note in (tmp_path / "comparison.md").read_text()
     assert note in comparison.paths["html"].read_text()
@@ -196,9 +200,47 @@ def test_the_command_takes_several_folders_and_refuses_none_in_one_line(
 ) -> None:
     write_training(tmp_path / "a" / "0", 0.6)
     write_profile(tmp_path / "b" / "0")
-    assert sweep.compare_folders(tmp_path / "a", tmp_path / "b") == {"completed"}
+    assert sweep.compare_folders(tmp_path / "a", tmp_path / "b") == ["completed"]
     assert capsys.readouterr().out.strip().endswith("comparison.html")
     command = [sys.executable, "-m", "seggrid.sweep"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: say python -m seggrid.sweep <folder") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "lent"),
+    [
+        ({"inference": "whole"}, True),
+        ({"inference": "whole", "tta_flip": True, "tta_scales": [1.0]}, False),
+        ({"inference": "whole", "tta_flip": False, "tta_scales": [0.5, 1.0]}, False),
+        ({"inference": "slide", "crop": [256, 256], "stride": [128, 128]}, False),
+    ],
+)
+def test_a_profile_of_another_inference_lends_no_latency(tmp_path: Path, how: dict[str, Any], lent: bool) -> None:
+    """Six scales take many times as long as one pass: its latency would put the cell on a front it is not on."""
+    write_training(tmp_path / "e", 0.7, kind="evaluate", evaluation={"split": "val", **how}, model=None)
+    write_training(tmp_path / "t", 0.6, arch="fpn")
+    for arch in ("unet", "fpn"):
+        write_profile(tmp_path / f"p{arch}", arch, profile=timed(5.0 if arch == "fpn" else 10.0))
+    comparison = report.compare(tmp_path)
+    values = comparison.cells[0].values
+    of_inference = ("latency_ms_median", "latency_range", "inference_memory_bytes", "profile_images_per_s")
+    assert [key in values for key in (*of_inference, "profile_batch_sizes_batch_size")] == [lent] * 5
+    assert (values["params"], values["gmacs"], values["profile_train_s_per_iter"]) == (4_000_000, 20.0, 0.1)
+    assert len(comparison.runs) == 2 and "within 1 point" not in comparison.verdict.replace("No cell within", "")
+    figures = data(comparison)["cells"][0]["figures"]
+    assert ("latency_ms_median" in figures) == lent and "gmacs" in figures
+
+
+def test_windows_get_the_profile_of_the_same_windows(tmp_path: Path) -> None:
+    windows = {"crop": [256, 256], "stride": [128, 128]}
+    how = {"split": "val", "inference": "slide", **windows}
+    write_training(tmp_path / "s", 0.7, kind="evaluate", evaluation=how)
+    write_training(tmp_path / "w", 0.6)
+    write_profile(tmp_path / "pw", profile=timed(10.0))
+    write_profile(tmp_path / "ps", overrides=("inference=slide",), profile=timed(40.0, mode="slide", **windows))
+    write_profile(tmp_path / "po", overrides=("inference=slide",), profile=timed(90.0, mode="slide", crop=[512, 512]))
+    report.compare(tmp_path)
+    lent = {row["folder"]: row["latency_ms_median"] for row in rows(tmp_path) if row["mIoU"]}
+    assert lent == {"s": "40.0", "w": "10.0"}

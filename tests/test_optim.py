@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from seggrid.config import OptimizerConfig, ScheduleConfig
-from seggrid.optim import build_optimizer, build_schedule, parameter_groups
+from seggrid.optim import build_optimizer, build_schedule, decayed_names, parameter_groups
 
 
 class Tiny(nn.Module):
@@ -44,6 +44,16 @@ def test_norms_and_biases_are_not_decayed_and_all_else_is() -> None:
     decayed = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     assert decayed == {id(module.weight) for module in convolutions}
+
+
+def test_flattened_weights_keep_their_groups() -> None:
+    model = Tiny()
+    expected = [(group["name"], len(group["params"])) for group in parameter_groups(model, [], ADAMW)]
+    decayed = decayed_names(model)
+    for parameter in model.parameters():  # as FSDP does
+        parameter.data = parameter.data.flatten()
+    groups = parameter_groups(model, [], ADAMW, decayed)
+    assert [(group["name"], len(group["params"])) for group in groups] == expected
 
 
 def test_every_trained_parameter_is_in_one_group_and_frozen_ones_in_none() -> None:

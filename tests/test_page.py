@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
-from profiled import counted, timed, write_profile
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from profiled import counted, timed, write_profile, write_training
 
-from seggrid import report
+from seggrid import image_scores
+from seggrid.comparison import report
 from seggrid.results import Record
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -152,7 +154,9 @@ def page(browser: Browser, sweep: report.Comparison) -> Iterator[Page]:
     assert complaints == []
 
 
-def _open(browser: Browser, comparison: report.Comparison, complaints: list[str], **options: Any) -> Page:
+def _open(
+    browser: Browser, comparison: report.Comparison, complaints: list[str], address: str = "", **options: Any
+) -> Page:
     """The page, with every console message, error and request to an address noted in ``complaints``."""
     page = browser.new_page(viewport={"width": 1360, "height": 900}, **options)
     page.on("console", lambda message: complaints.append(f"console: {message.text}"))
@@ -165,8 +169,27 @@ def _open(browser: Browser, comparison: report.Comparison, complaints: list[str]
             else complaints.append(f"request: {request.url[:200]}")
         ),
     )
-    page.goto(comparison.paths["html"].as_uri())
+    page.goto(comparison.paths["html"].as_uri() + address)
+    _wait(page)
     return page
+
+
+def _wait(page: Page) -> None:
+    page.wait_for_selector("#parts[aria-busy=false]")
+
+
+def _seen(page: Page, part: str) -> Locator:
+    """A part of the page, which is drawn when it comes into sight."""
+    section = page.locator(f"#part-{part}")
+    section.scroll_into_view_if_needed()
+    page.wait_for_selector(f"#part-{part}:not(.undrawn)")
+    _wait(page)
+    return section
+
+
+def _filter(page: Page, words: str) -> None:
+    page.locator("#words").fill(words)
+    _wait(page)
 
 
 def _column(page: Page, head: str) -> list[str]:
@@ -177,6 +200,22 @@ def _column(page: Page, head: str) -> list[str]:
 
 def _sorted(page: Page, head: str) -> str | None:
     return page.locator("#results thead th").filter(has_text=re.compile(f"^{head}$")).get_attribute("aria-sort")
+
+
+def test_predictions_of_other_images_are_not_side_by_side(tmp_path: Path) -> None:
+    """A picture is named for its place in the split: the first of another split is another picture."""
+    for job, key in enumerate(("town", "town", "village")):
+        write_training(tmp_path / str(job), 0.6 - job / 10, f"arch{job}")
+        (tmp_path / str(job) / "predictions").mkdir()
+        for kind in ("prediction", "label"):
+            Image.new("P", (4, 4)).save(tmp_path / str(job) / "predictions" / f"00000_{kind}.png")
+        counts = torch.ones(1, 3, 2, dtype=torch.int64)
+        image_scores.write(tmp_path / str(job) / "images.npz", [key], counts)
+    text = report.compare(tmp_path).paths["html"].read_text(encoding="utf-8")
+    heads = re.findall(r"<h[34]>(.*?)</h[34]>", text)
+    assert heads == ["streets", "town", "streets, other images or labels", "village"]
+    rows = text.split('<div class="pictures">')[1:]
+    assert [re.findall(r'data-cells="(\d)"', row.split("</section>")[0]) for row in rows] == [["0", "1"], ["2"]]
 
 
 def test_the_page_names_no_address_to_load_from(sweep: report.Comparison) -> None:
@@ -192,11 +231,17 @@ def test_names_and_reasons_are_escaped(sweep: report.Comparison) -> None:
     assert "car <b>" not in text
 
 
-def test_without_a_completed_run_a_sentence_stands_for_the_plots(tmp_path: Path) -> None:
+@pytest.mark.browser
+def test_without_a_completed_run_a_sentence_stands_for_the_plots(browser: Browser, tmp_path: Path) -> None:
     Record("train", "smp", "unet", "resnet18", "streets", 0, status="skipped", error={"message": "no"}).write(tmp_path)
-    text = report.compare(tmp_path).paths["html"].read_text(encoding="utf-8")
-    assert "No run has an mIoU or a profile" in text
-    assert len(text) < 20_000  # nothing to plot: plotly's four megabytes stay out
+    comparison = report.compare(tmp_path)
+    assert comparison.paths["html"].stat().st_size < 120_000  # nothing to plot: plotly's four megabytes stay out
+    complaints: list[str] = []
+    page = _open(browser, comparison, complaints)
+    assert "No run has an mIoU or a profile to plot." in page.locator("main").inner_text()
+    assert page.locator("h2").all_inner_texts() == ["Results", "Without a result", "Environment and commands"]
+    page.close()
+    assert complaints == []
 
 
 @pytest.mark.browser
@@ -223,13 +268,16 @@ def test_the_complaints_would_be_noticed(browser: Browser, sweep: report.Compari
 @pytest.mark.browser
 def test_sorts_by_a_click_numbers_as_numbers_and_empties_last(page: Page) -> None:
     page.reload()
+    _wait(page)
     scores = [f"{100 * score:.2f}" for score in sorted((cell[3] for cell in CELLS), reverse=True)]
     assert _sorted(page, "mIoU %") == "descending"
     assert _column(page, "mIoU %") == [*scores, "failed", "skipped"]
     page.get_by_role("button", name="mIoU %").click()
+    _wait(page)
     assert _sorted(page, "mIoU %") == "ascending"
     assert _column(page, "mIoU %") == [*scores[::-1], "failed", "skipped"]
     page.get_by_role("button", name="GMac").click()
+    _wait(page)
     gmacs = sorted(cell[5] for cell in CELLS)
     assert _column(page, "GMac") == [*(f"{value:.2f}" for value in gmacs), "", ""]
     assert _sorted(page, "mIoU %") is None
@@ -242,27 +290,37 @@ def test_sorts_by_the_keyboard(page: Page) -> None:
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
+    _wait(page)
     archs = _column(page, "arch")
     assert _sorted(page, "arch") == "ascending"
     assert archs == sorted(archs)
     page.keyboard.press("Space")
+    _wait(page)
     assert _sorted(page, "arch") == "descending"
     assert _column(page, "arch") == sorted(archs, reverse=True)
 
 
 @pytest.mark.browser
 def test_plots_hold_every_completed_cell(page: Page) -> None:
-    points = page.locator("#plot-miou-0 .scatterlayer .points path")
+    _seen(page, "scatter")
+    points = page.locator("#plot-scatter-0 .scatterlayer .points path")
     assert points.count() == len(CELLS)
-    assert set(page.locator("#plot-miou-0 .legendtext").all_text_contents()) == {"smp", "torchvision", "mmseg"}
-    values = page.locator("#plot-classes-0 .heatmap-label text").all_text_contents()
-    absent = [text for text in page.locator("#plot-classes-0 .annotation-text").all_text_contents() if text == "n/a"]
-    assert len(absent) == 2  # torchvision's two completed cells
-    assert len([text for text in values if text]) == len(CELLS) * len(CLASSES) - 2
-    assert page.locator("#plot-classes-0 .xtick text").all_text_contents() == list(CLASSES)
+    names = set(page.locator("#plot-scatter-0 .legendtext").all_text_contents())
+    assert names == {"smp", "torchvision", "mmseg", "Pareto front"}
     points.first.hover(force=True)
-    hover = page.locator("#plot-miou-0 .hoverlayer").text_content() or ""
+    hover = page.locator("#plot-scatter-0 .hoverlayer").text_content() or ""
     assert "mmseg / upernet / convnext_tiny.fb_in22k" in hover
+    assert "% mIoU" in hover and "GMac" in hover
+
+
+@pytest.mark.browser
+def test_classes_have_their_values_and_what_is_absent_is_said(page: Page) -> None:
+    _seen(page, "classes")
+    assert page.locator("#classes-0 thead th").all_inner_texts() == list(CLASSES)
+    texts = page.locator("#classes-0 tbody td").all_inner_texts()
+    assert len(texts) == len(CELLS) * len(CLASSES)
+    assert texts.count("n/a") == 2  # torchvision's two completed cells
+    assert texts[0] == "96.2"  # the best cell's sky
 
 
 @pytest.mark.browser
@@ -271,27 +329,61 @@ def test_only_sections_with_data_appear(page: Page, costs: Page) -> None:
     heads = costs.locator("h2").all_inner_texts()
     assert [head for head in heads if head in costly] == costly
     assert "Published and measured" in heads
-    assert not {*costly, "Published and measured"} & set(page.locator("h2").all_inner_texts())
-    assert page.locator(".multiples .plot").count() == 2  # parameters and GMac are known without a profile
-    assert costs.locator(".multiples .plot").count() == 4
+    assert not {*costly, "Published and measured", "Learning curves"} & set(page.locator("h2").all_inner_texts())
+
+
+def _chosen_axes(page: Page, x: str, y: str = "mIoU") -> Locator:
+    """The points of the scatter over these axes."""
+    _seen(page, "scatter")
+    page.locator("#y").select_option(y)
+    page.locator("#x").select_option(x)
+    _wait(page)
+    return page.locator("#plot-scatter-0 .scatterlayer .points path")
 
 
 @pytest.mark.browser
-def test_miou_is_plotted_against_each_cost_side_by_side(costs: Page) -> None:
-    for name, points in (("miou", len(CELLS)), ("miou-gmacs", len(CELLS)), ("miou-latency", 5), ("miou-memory", 5)):
-        assert costs.locator(f"#plot-{name}-0 .scatterlayer .points path").count() == points, name
-    assert costs.locator("#plot-miou-latency-0 .errorbar").count() == 5
-    boxes = [costs.locator(f"#plot-{name}-0 .main-svg").first.bounding_box() for name in ("miou", "miou-gmacs")]
-    assert boxes[0] is not None and boxes[1] is not None
-    assert boxes[0]["y"] == boxes[1]["y"]
-    assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
-    costs.locator("#plot-miou-latency-0 .scatterlayer .points path").last.hover(force=True)
-    hover = costs.locator("#plot-miou-latency-0 .hoverlayer").text_content() or ""
-    assert "ms" in hover and "GMac" in hover and "mIoU" in hover
+def test_the_axes_can_be_chosen_and_an_axis_of_many_sizes_is_logarithmic(costs: Page) -> None:
+    assert costs.locator("#x").input_value() == "latency_ms_median"
+    for key, points in (("params", len(CELLS)), ("gmacs", len(CELLS)), ("latency_ms_median", 5)):
+        assert _chosen_axes(costs, key).count() == points, key
+    assert costs.locator("#plot-scatter-0 .errorbar").count() == 5
+    assert "latency of one image" in (costs.locator("#plot-scatter-0 .xtitle").text_content() or "")
+    _chosen_axes(costs, "params", "gmacs")
+    assert costs.locator("#ylog").is_checked()
+    before = costs.locator("#plot-scatter-0 .ytick text").all_text_contents()
+    costs.locator("#ylog").uncheck()
+    _wait(costs)
+    assert costs.locator("#plot-scatter-0 .ytick text").all_text_contents() != before
+    _chosen_axes(costs, "latency_ms_median")
+
+
+@pytest.mark.browser
+def test_the_pareto_front_is_that_of_the_cells_shown(page: Page) -> None:
+    points = {cell[:3]: (cell[5], cell[3]) for cell in CELLS}
+
+    def front(cells: dict[tuple[str, ...], tuple[float, float]]) -> list[str]:
+        best = [
+            cell
+            for cell, (cost, score) in cells.items()
+            if not any(other[0] <= cost and other[1] >= score for it, other in cells.items() if it != cell)
+        ]
+        return [" / ".join(cell) for cell in sorted(best, key=lambda cell: cells[cell][0])]
+
+    _chosen_axes(page, "gmacs")
+    named = page.locator("#part-scatter .members li")
+    assert [text.rsplit(" ", 5)[0] for text in named.all_inner_texts()] == front(points)
+    marked = sum("GMac" in text for text in _column(page, "Pareto front"))
+    assert marked == len(front(points)) < len(CELLS)
+    _filter(page, "resnet50")
+    fewer = {cell: point for cell, point in points.items() if "resnet50" in cell[2]}
+    assert [text.rsplit(" ", 5)[0] for text in named.all_inner_texts()] == front(fewer)
+    assert sum("GMac" in text for text in _column(page, "Pareto front")) == len(front(fewer))
+    _filter(page, "")
 
 
 @pytest.mark.browser
 def test_latency_shows_every_sample_also_the_outliers(costs: Page) -> None:
+    _seen(costs, "latency")
     assert costs.locator("#plot-latency .scatterlayer .trace").first.locator(".points path").count() == 5 * 22
     assert costs.locator("#plot-latency .errorbar").count() == 5
     inside = """all => {
@@ -309,6 +401,8 @@ def test_latency_shows_every_sample_also_the_outliers(costs: Page) -> None:
 
 @pytest.mark.browser
 def test_lines_and_bars_hold_what_was_measured(costs: Page) -> None:
+    for part in ("throughput", "stages", "memory", "gmacs"):
+        _seen(costs, part)
     lines = costs.locator("#plot-throughput .scatterlayer .trace")
     assert [lines.nth(place).locator(".points path").count() for place in range(lines.count())] == [4] * 5
     stages = costs.locator("#plot-stages .legendtext").all_text_contents()
@@ -336,6 +430,7 @@ def test_published_figures_have_their_difference_and_their_reason(costs: Page) -
 
 @pytest.mark.browser
 def test_pictures_are_there_and_their_colours_named(page: Page) -> None:
+    _seen(page, "predictions")
     pictures = page.locator(".pictures img")
     assert pictures.count() == 2 * (2 + len(CELLS))
     assert pictures.evaluate_all("all => all.every((one) => one.complete && one.naturalWidth === 96)")
@@ -343,14 +438,16 @@ def test_pictures_are_there_and_their_colours_named(page: Page) -> None:
     assert page.locator(".pictures").first.locator("figcaption").all_inner_texts()[:3] == [
         "image", "label", "mmseg / upernet / convnext_tiny.fb_in22k"
     ]  # fmt: skip
-    assert page.locator(".legend li").all_inner_texts() == list(CLASSES)
-    shown = page.locator(".swatch").evaluate_all("all => all.map((one) => getComputedStyle(one).backgroundColor)")
+    assert page.locator("#part-predictions .legend li").all_inner_texts() == list(CLASSES)
+    shown = page.locator("#part-predictions .swatch").evaluate_all(
+        "all => all.map((one) => getComputedStyle(one).backgroundColor)"
+    )
     assert shown == [f"rgb({red}, {green}, {blue})" for red, green, blue in PALETTE]
 
 
 @pytest.mark.browser
 def test_reasons_show_as_they_were_written(page: Page) -> None:
-    assert REASON in page.locator(".reasons").inner_text()
+    assert REASON in _seen(page, "failures").inner_text()
     assert page.locator(".reasons b").count() == 0
 
 
@@ -361,6 +458,8 @@ def test_dark_and_light_differ_and_both_are_readable(browser: Browser, profiled:
         complaints: list[str] = []
         page = _open(browser, profiled, complaints, color_scheme=scheme)
         paper = _luminance(page, "body", "backgroundColor")
+        for part in ("scatter", "stages", "gmacs"):
+            _seen(page, part)
         axes = [(selector, "fill") for selector in (".xtick text", ".xtitle", ".bartext", "#plot-stages .legendtext")]
         for selector, style in (("body", "color"), (".note", "color"), *axes):
             ink = _luminance(page, selector, style)
@@ -376,3 +475,33 @@ def _luminance(page: Page, selector: str, style: str) -> float:
     parts = [int(part) / 255 for part in re.findall(r"\d+", text)[:3]]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.browser
+def test_making_data_is_a_bar_beside_that_of_the_step(costs: Page) -> None:
+    _seen(costs, "stages")
+    traces = costs.evaluate(
+        "by('plot-stages').data.map(({ name, width, x, y }) => ({ name, width, x: [...x], y: [...y] }))"
+    )
+    data = traces.pop()
+    assert data["name"] == "data, in one process"
+    assert sorted(data["x"]) == [0, 0, 0, 0, 40]
+    for trace in traces:  # bars at one place are stacked: these share none, and do not touch
+        assert trace["y"] == [0, 1, 2, 3, 4]
+        for step, beside in zip(trace["y"], data["y"], strict=True):
+            assert abs(step - beside) >= (trace["width"] + data["width"]) / 2
+
+
+@pytest.mark.browser
+def test_what_memory_is_without_is_said_and_of_whom_it_is_not_known(browser: Browser, tmp_path: Path) -> None:
+    said = "Without what the process held before the model was built."
+    complaints: list[str] = []
+    for bases, text in (((2**29, None), f"{said} That is not known of smp / fpn / resnet18."), ((0, 0), "")):
+        for job, (arch, base) in enumerate(zip(("unet", "fpn"), bases, strict=True)):
+            more = {} if base is None else {"base_memory_bytes": base}
+            write_profile(tmp_path / str(job), arch, profile=timed(10.0 * (job + 1), **more))
+        page = _open(browser, report.compare(tmp_path), complaints)
+        _seen(page, "memory")
+        assert page.locator("#part-memory .note").all_inner_texts() == ([text] if text else [])
+        page.close()
+    assert complaints == []

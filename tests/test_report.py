@@ -13,11 +13,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from seggrid import image_scores, report
+from seggrid import image_scores
+from seggrid.comparison import report
+from seggrid.comparison.summary import print_summary
+from seggrid.comparison.ties import COUNTS
 from seggrid.errors import UserError
 from seggrid.results import Record
-from seggrid.summary import print_summary
-from seggrid.verdict import COUNTS
 
 
 def _write(folder: Path, score: float | None = None, arch: str = "unet", **values: Any) -> None:
@@ -162,12 +163,12 @@ def test_an_empty_folder_is_an_error_of_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_the_three_files_are_left(tmp_path: Path) -> None:
+def test_only_the_files_of_the_comparison_are_left(tmp_path: Path) -> None:
     _write(tmp_path / "0", 0.5)
     for _ in range(2):
         report.compare(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "0", "comparison.csv", "comparison.html", "comparison.md"
+        "0", "comparison.csv", "comparison.html", "comparison.md", "comparison.tex", "runs.csv"
     ]  # fmt: skip
 
 
@@ -183,7 +184,7 @@ def test_summary_says_table_reasons_winner_and_path(tmp_path: Path, width: int) 
     assert lines[-3] == "smp / fcn / resnet18: skipped: [bold]smp[/bold] has no fcn: " + ("long " * 40).strip()
     assert lines[-2] == (
         "Winner: torchvision / deeplabv3plus / resnet18 with 62.50 % mIoU and 26.68 M parameters, "
-        "2.50 points ahead of smp / unet / resnet18."
+        "2.50 points ahead of smp / unet / resnet18; whether that is more than chance is not known."
     )
     assert lines[-1] == f"comparison: {tmp_path / 'comparison.html'}"
 
@@ -227,7 +228,8 @@ def test_seeds_are_averaged_before_cells_are_compared(tmp_path: Path) -> None:
     assert comparison.runs[0].label == "smp / unet / resnet18 / seed 1"
     assert comparison.verdict == (
         "Winner: smp / fcn / resnet18 (mean of 3 runs, ± 1.00) with 58.00 % mIoU, 4.00 points ahead of "
-        "smp / unet / resnet18 (mean of 3 runs, ± 5.29); the margin is within the spread of the runs."
+        "smp / unet / resnet18 (mean of 3 runs, ± 5.29); they cannot be told apart: the difference is -9.54 to 17.61 "
+        "points (95 % interval over 3 seeds)."
     )
     assert comparison.winner is not None
     assert comparison.winner.record.arch == "fcn"
@@ -273,7 +275,7 @@ def test_the_very_same_run_twice_is_told_apart_by_its_folder(tmp_path: Path) -> 
 
 
 def test_reporting_imports_no_torch() -> None:
-    code = "import sys, seggrid.report, seggrid.page; sys.exit('torch' in sys.modules)"
+    code = "import sys, seggrid.comparison.report, seggrid.comparison.page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

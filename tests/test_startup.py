@@ -18,7 +18,7 @@ MARKS = {
     "torchvision": {"seggrid.models.torchvision"},  # the others import the library, and so does Lightning
     "mmseg": {"mmseg", "mmengine", "mmcv", "mmdet", "seggrid.models.mmseg"},
 }
-FOR_OTHER_CHOICES = {"seggrid.models.custom", "seggrid.page", "tensorboard"}
+FOR_OTHER_CHOICES = {"seggrid.models.custom", "seggrid.comparison.page", "tensorboard"}
 
 
 def _run(*arguments: str) -> Any:

@@ -114,6 +114,7 @@ class EvaluateConfig:
         accelerator: one of ``checks.ACCELERATORS``.
         devices: as in :class:`TrainerConfig`.
         progress_bar: show one.
+        logger: where the record goes, beside its file.
         backend: as in :class:`TrainConfig`, and so all that follow.
     """
 
@@ -129,6 +130,7 @@ class EvaluateConfig:
     accelerator: str = "auto"
     devices: Any = 1
     progress_bar: bool = True
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
     backend: BackendConfig = field(default_factory=BackendConfig)
     arch: ArchConfig = field(default_factory=ArchConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -205,6 +207,7 @@ class ProfileConfig:
         compile: run the model through ``torch.compile``.
         trace: write a trace of an inference and a training step by the profiler of PyTorch.
         published: what others have published about the cell.
+        logger: where the record goes, beside its file.
         weights: as in :class:`TrainConfig`.
         match: as in :class:`TrainConfig`.
         seed: of the weights and the input.
@@ -232,6 +235,7 @@ class ProfileConfig:
     compile: bool = False
     trace: bool = False
     published: PublishedConfig = field(default_factory=PublishedConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
     weights: str | None = None
     match: str = "library"
     seed: int = 0

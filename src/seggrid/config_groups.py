@@ -317,7 +317,7 @@ class TrainerConfig:
     @property
     def is_distributed(self) -> bool:
         """Whether Lightning may start processes, or leave a process group behind: one device with ddp does, too."""
-        return is_several(self.devices) or self.strategy != "auto"
+        return is_several(self.devices) or self.num_nodes > 1 or self.strategy != "auto"
 
 
 @dataclass
@@ -328,11 +328,13 @@ class LoggerConfig:
         name: one of ``checks.LOGGERS``.
         project: the project in W&B.
         mode: for wandb: ``auto`` is online for a user who is logged in and offline for all others.
+        artifacts: for wandb: upload the best checkpoint.
     """
 
     name: str = MISSING
     project: str = "seggrid"
     mode: str = "auto"
+    artifacts: bool = False
 
 
 @dataclass

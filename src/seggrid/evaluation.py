@@ -9,10 +9,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from seggrid import confusion_picture, counts, image_scores, memory, models, results
+from seggrid import confusion_picture, counts, image_scores, memory, models, results, wandb_run
 from seggrid.calibration import Calibration
 from seggrid.checkpoints import build_again, checkpoint_path, load_weights
 from seggrid.checks import loss_name
+from seggrid.comparison.ties import COUNTS
 from seggrid.config import DatasetConfig, EvaluateConfig, model_config
 from seggrid.console import print_scores, progress, quiet
 from seggrid.data.augment import EvalTransform
@@ -29,7 +30,6 @@ from seggrid.pictures import full_palette, save_pictures, save_worst
 from seggrid.prediction import ImagePredictor, LabelWriter, predict
 from seggrid.restore import run_folder
 from seggrid.scoring import ImageScoring, Saving
-from seggrid.verdict import COUNTS
 
 IMAGES = "images.csv"  # the scores of each image, the worst first
 OUT_OF_MEMORY = "say inference=slide, or lower inference.crop, inference.batch_size, eval_batch_size or augment.resize"
@@ -101,9 +101,19 @@ def evaluate(config: EvaluateConfig, folder: Path, record: results.Record) -> No
     )
     record.environment = results.environment(record.backend, device_name(trainer.strategy.root_device))
     saving = [Saving(LabelWriter(config.dataset, _saved(config, folder)))] if config.save else []
-    measure(
-        module, data, config.dataset, trainer, folder, config.pictures, record, config.boundary, config.worst, saving
-    )
+    with wandb_run.logged(config, folder, record, trainer.is_global_zero):
+        measure(
+            module,
+            data,
+            config.dataset,
+            trainer,
+            folder,
+            config.pictures,
+            record,
+            config.boundary,
+            config.worst,
+            saving,
+        )
     if trainer.is_global_zero:
         print_scores(record, config.split, folder)
         if config.save:
@@ -232,17 +242,18 @@ def _use(
     dataset = EvaluationDataset(source, EvalTransform(config.augment), config.dataset.ignore_index)
     masks = _saved(config, folder)
     overlays = folder / OVERLAYS if own else None
-    done, faults = predict(
-        dataset,
-        ImagePredictor(model, predictor, Normalization(config.augment, *model.normalization), device),
-        LabelWriter(config.dataset, masks),
-        overlays,
-        full_palette(config.dataset),
-        config.progress_bar and sys.stdout.isatty(),
-    )
-    record.evaluation = {**(record.evaluation or {}), "predicted": done, "passed_over": faults}
-    if done == 0:
-        raise UserError(f"none of {len(source)} images could be read; the first: {faults[0]}")
+    with wandb_run.logged(config, folder, record):
+        done, faults = predict(
+            dataset,
+            ImagePredictor(model, predictor, Normalization(config.augment, *model.normalization), device),
+            LabelWriter(config.dataset, masks),
+            overlays,
+            full_palette(config.dataset),
+            config.progress_bar and sys.stdout.isatty(),
+        )
+        record.evaluation = {**(record.evaluation or {}), "predicted": done, "passed_over": faults}
+        if done == 0:
+            raise UserError(f"none of {len(source)} images could be read; the first: {faults[0]}")
     what = "" if own else f"{config.dataset.name} {config.split} has no labels to measure on: "
     print(f"{what}{done} images predicted" + (f", {len(faults)} passed over" if faults else ""))
     print(f"masks: {masks}" + (f"  overlays: {overlays}" if overlays else ""))

@@ -1,7 +1,9 @@
 """The scores of single images, and how much a data set's scores depend on which images happen to be in it."""
 
 import os
+import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -15,7 +17,8 @@ from seggrid.metrics import areas, ratios
 
 LEVEL = 0.95  # of the intervals
 RESAMPLES = 1000
-AT_ONCE = 100  # resamples: 4 MB of weights for 5000 images
+WEIGHTS = 500_000  # drawn at once: 4 MB
+KEPT = 2000  # images whose draws are kept: 16 MB
 
 
 class ImageCounts(Metric):
@@ -113,12 +116,23 @@ def paired_difference(first: Tensor, second: Tensor, resamples: int = RESAMPLES,
         seed: as for :func:`bootstrap`.
     """
     assert first.shape == second.shape
-    classes = first.shape[2]
-    values = []
-    for sums in _resampled(torch.cat((first, second), 2), resamples, seed):
-        one, other = (ratios(part)[0].nanmean(1) for part in torch.split(sums, classes, 2))
-        values.append(other - one)
-    return _interval(torch.cat(values))
+    return _interval(resampled_miou(second, resamples, seed) - resampled_miou(first, resamples, seed))
+
+
+def resampled_miou(counts: Tensor, resamples: int = RESAMPLES, seed: int = 0) -> Tensor:
+    """Returns the mIoU of images drawn with replacement, for the same number of images the same ones in each draw.
+
+    Args:
+        counts: ``(n, 3, C)`` of :class:`ImageCounts`.
+        resamples: as for :func:`bootstrap`.
+        seed: as for :func:`bootstrap`.
+
+    Returns:
+        ``(resamples,)``, double; one NaN where there are no images.
+    """
+    hits, labelled, predicted = counts.unbind(1)
+    parts = torch.stack((hits, labelled + predicted - hits), 1)
+    return torch.cat([(sums[:, 0] / sums[:, 1]).nanmean(1) for sums in _resampled(parts, resamples, seed)])
 
 
 def write(path: Path, keys: list[str], counts: Tensor) -> None:
@@ -144,24 +158,40 @@ def read(path: Path) -> tuple[list[str], Tensor]:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return file["keys"].tolist(), torch.from_numpy(file["counts"])
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            keys, counts = file["keys"].tolist(), torch.from_numpy(file["counts"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, BadZipFile, zlib.error) as error:
         raise UserError(f"{path} is not a file of scores by image ({type(error).__name__}); evaluate again") from error
+    if counts.ndim != 3 or counts.shape[:2] != (len(keys), 3) or counts.is_floating_point():
+        raise UserError(f"{path} is not a file of scores by image (shape {tuple(counts.shape)}); evaluate again")
+    return [str(key) for key in keys], counts
 
 
 def _resampled(counts: Tensor, resamples: int, seed: int) -> Iterator[Tensor]:
-    """Yields sums over drawn images, ``(draws, 3, C)``, double: exact, as pixels number less than 2**53."""
-    generator = torch.Generator().manual_seed(seed)
+    """Yields sums over drawn images, ``(draws, ..., C)``, double: exact, as pixels number less than 2**53."""
     number = len(counts)
     flat = counts.double().flatten(1)
-    for start in range(0, resamples if number else 0, AT_ONCE):
-        draws = min(AT_ONCE, resamples - start)
+    for times in _draws(number, resamples, seed) if number <= KEPT else _drawn(number, resamples, seed):
+        yield (times @ flat).view(len(times), *counts.shape[1:])
+    if not number:
+        yield flat.new_zeros(1, *counts.shape[1:])
+
+
+@lru_cache(maxsize=2)
+def _draws(number: int, resamples: int, seed: int) -> list[Tensor]:
+    """The draws of a small data set, which a comparison needs again for each run."""
+    return list(_drawn(number, resamples, seed))
+
+
+def _drawn(number: int, resamples: int, seed: int) -> Iterator[Tensor]:
+    """Yields how often each image was drawn, ``(draws, number)``, double."""
+    generator = torch.Generator().manual_seed(seed)
+    at_once = max(1, WEIGHTS // max(1, number))
+    for start in range(0, resamples if number else 0, at_once):
+        draws = min(at_once, resamples - start)
         chosen = torch.randint(number, (draws, number), generator=generator)
         times = torch.zeros(draws, number, dtype=torch.float64)
         times.scatter_add_(1, chosen, torch.ones(1, 1, dtype=torch.float64).expand(draws, number))
-        yield (times @ flat).view(draws, *counts.shape[1:])
-    if not number:
-        yield flat.new_zeros(1, *counts.shape[1:])
+        yield times
 
 
 def _interval(values: Tensor) -> tuple[float, float]:

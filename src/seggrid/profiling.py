@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.profiler import ProfilerActivity, record_function
 
-from seggrid import models, results
+from seggrid import models, results, wandb_run
 from seggrid.batch_size import Fit, Found, largest
 from seggrid.checks import ImpossibleCellError
 from seggrid.config import ProfileConfig, TtaConfig, model_config
@@ -64,12 +64,13 @@ def profile(config: ProfileConfig, folder: Path, record: results.Record) -> None
     describe(record, model, _size(config))
     record.published = beside(record.published, config.published)
     record.environment = results.environment(config.backend.name, device_name(device))
-    if not config.counts_only:
-        assert record.model is not None
-        record.profile = {"device": device_name(device), "base_memory_bytes": held}
-        room = Room(model, record.model, config, device)
-        with single_precision(config.precision, device):
-            Measurement(model, config, device, room, record.profile, folder).run()
+    with wandb_run.logged(config, folder, record):
+        if not config.counts_only:
+            assert record.model is not None
+            record.profile = {"device": device_name(device), "base_memory_bytes": held}
+            room = Room(model, record.model, config, device)
+            with single_precision(config.precision, device):
+                Measurement(model, config, device, room, record.profile, folder).run()
     print_profile(record)
     if config.trace and not config.counts_only:
         print(f"trace: {folder / TRACE} (for ui.perfetto.dev or chrome://tracing)")

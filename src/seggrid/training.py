@@ -1,23 +1,26 @@
 """Trains one cell and fills its record."""
 
+import copy
 import logging
 import os
-import statistics
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning.callbacks import ModelCheckpoint
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from pytorch_lightning.strategies import FSDPStrategy
+from torch.distributed.fsdp import MixedPrecision
 
 from seggrid import checkpoints, counts, loggers, memory, models, results
+from seggrid.checkpoint_io import Checkpoints, WholeFiles
 from seggrid.checkpoints import build_again, checkpoint_path, load_weights
 from seggrid.checks import ImpossibleCellError, loss_name
 from seggrid.config import TrainConfig, model_config
 from seggrid.console import print_scores, print_start, progress, quiet
+from seggrid.curves import Curves
 from seggrid.data.datamodule import SegmentationData
 from seggrid.data.inspection import quick_warnings
 from seggrid.devices import device_name, pick_device
@@ -25,9 +28,14 @@ from seggrid.errors import UserError
 from seggrid.evaluation import input_size, measure
 from seggrid.losses import SegmentationLoss, loss_for
 from seggrid.module import SegmentationModule
+from seggrid.orphans import end_with_the_first
 from seggrid.precision import training_precision
+from seggrid.pruning import pruning
+from seggrid.ranks import is_first_process, slurm_starts_all, torchrun_starts_all
+from seggrid.step_clock import StepClock
 
 log = logging.getLogger(__name__)
+FSDP = "fsdp"
 
 OUT_OF_MEMORY = (
     "lower batch_size, augment.crop or augment.resize, say trainer.precision=bf16-mixed (on older GPUs 16-mixed), or "
@@ -42,12 +50,13 @@ def train(config: TrainConfig, folder: Path, record: results.Record) -> None:
     Args:
         config: the run.
         folder: gets checkpoints, curves and pictures.
-        record: gets ``model``, ``train``, ``metrics`` and ``per_class``.
+        record: gets ``model``, ``train``, ``curves``, ``metrics`` and ``per_class``.
 
     Raises:
-        UserError: the data, the weights or the loss are not fit for training, or memory runs out; the message says what
-            to do.
+        UserError: the data, the weights or the loss are not fit for training, or memory or the disk runs out; the
+            message says what to do.
     """
+    end_with_the_first()
     quiet()
     memory.give_back()  # what the run before has left in this process
     precision = training_precision(config.trainer.precision, _device(config))
@@ -57,9 +66,9 @@ def train(config: TrainConfig, folder: Path, record: results.Record) -> None:
         config.dataset, config.augment, config.batch_size, config.eval_batch_size, config.num_workers, config.seed
     )
     if resume_from is not None:
-        data.first_epoch = checkpoints.finished_epochs(resume_from)
+        data.first_epoch, data.first_batch = checkpoints.next_batch(resume_from)
     assert data.train_source is not None
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if is_first_process():
         for line in quick_warnings(data.train_source, config.dataset):
             log.warning("warning: %s", line)
     model = models.build(model_config(config)) if resume_from is None else build_again(config, resume_from)
@@ -80,20 +89,19 @@ def train(config: TrainConfig, folder: Path, record: results.Record) -> None:
         config.seed,
         config.trainer.log_every_n_steps,
     )
-    clock = StepClock()
-    best = ModelCheckpoint(
-        folder / checkpoints.FOLDER,
-        filename="best",
-        monitor="val/mIoU",
-        mode="max",
-        enable_version_counter=False,
-    )
-    last = ModelCheckpoint(folder / checkpoints.FOLDER, filename="last", enable_version_counter=False)
+    # FSDP leaves each process a share of the weights; what is measured is whole.
+    measured = copy.deepcopy(module) if config.trainer.strategy == FSDP else module
+    clock, curves = StepClock(), Curves()
+    record.curves = curves.entries
+    keeper = Checkpoints(folder / checkpoints.FOLDER, config.trainer.checkpoint_every_n_steps, clock)
     exit_code = 1
     try:
-        trainer = _trainer(config, precision, folder, [best, last, clock, *progress(config.trainer.progress_bar)])
+        callbacks = [clock, curves, *pruning(folder, record.overrides), keeper]
+        trainer = _trainer(config, precision, folder, [*callbacks, *progress(config.trainer.progress_bar)])
+        trainer.strategy.checkpoint_io = WholeFiles()
         device = trainer.strategy.root_device
         record.environment = results.environment(config.backend.name, device_name(device))
+        trainer.logger = loggers.begin(config, folder, record, trainer.is_global_zero)
         if trainer.is_global_zero:
             print_start(record)
         memory.reset_peak(device)
@@ -115,9 +123,10 @@ def train(config: TrainConfig, folder: Path, record: results.Record) -> None:
             "channels_last": model.channels_last,
             "peak_memory_bytes": memory.peak_memory_bytes(device),
         }
-        load_weights(module, checkpoint_path(folder, "best"))
-        measure(module, data, config.dataset, trainer, folder, config.pictures, record)
-        loggers.summary(trainer.logger, {**(record.metrics or {}), "model": record.model, "train": record.train})
+        load_weights(measured, checkpoint_path(folder, "best"))
+        measuring = trainer if measured is module else _whole(config, precision, folder)
+        measure(measured, data, config.dataset, measuring, folder, config.pictures, record)
+        loggers.publish(config, folder, record)
         if trainer.is_global_zero:
             print_scores(record, "val", folder, by_class=not results.in_sweep(folder))
         exit_code = 0
@@ -129,61 +138,7 @@ def train(config: TrainConfig, folder: Path, record: results.Record) -> None:
             ) from error
         raise
     finally:
-        loggers.finish(config, exit_code)
-
-
-class StepClock(pl.Callback):
-    """Measures seconds per iteration, data loading included, once per epoch and without its first step.
-
-    Attributes:
-        samples: of each epoch.
-        waits: of each epoch, the part of it that passes between the end of a step and the start of the next.
-    """
-
-    def __init__(self) -> None:
-        self.samples: list[float] = []
-        self.waits: list[float] = []
-        self._started, self._steps = 0.0, 0
-        self._ended, self._waited = 0.0, 0.0
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forgets the steps of the last epoch."""
-        self._steps, self._waited = 0, 0.0
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Counts the wait for the batch, which has just come."""
-        if self._steps:
-            self._waited += time.perf_counter() - self._ended
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Starts the clock after the epoch's first step."""
-        self._steps += 1
-        if self._steps == 1:
-            self._started = self._now(pl_module)
-        elif trainer.is_last_batch:
-            self.samples.append((self._now(pl_module) - self._started) / (self._steps - 1))
-            self.waits.append(self._waited / (self._steps - 1))
-        self._ended = time.perf_counter()
-
-    def figures(self, images_per_step: int) -> dict[str, Any]:
-        """Returns the median over the epochs; None where no epoch had two steps."""
-        seconds = statistics.median(self.samples) if self.samples else None
-        return {
-            "s_per_iter": seconds,
-            "s_per_iter_samples": self.samples,
-            "data_s_per_iter": statistics.median(self.waits) if self.waits else None,
-            "images_per_s": images_per_step / seconds if seconds else None,
-        }
-
-    @staticmethod
-    def _now(module: pl.LightningModule) -> float:
-        if module.device.type == "cuda":
-            torch.cuda.synchronize(module.device)
-        return time.perf_counter()
+        loggers.finish(config, folder, exit_code)
 
 
 def _device(config: TrainConfig) -> torch.device:
@@ -212,16 +167,57 @@ def _compile(model: models.Segmenter, loss: SegmentationLoss | None, config: Tra
     model.compile_forward()
 
 
+def _processes(config: TrainConfig) -> list[ClusterEnvironment]:
+    """Returns what Lightning would not guess about who starts the processes of a run."""
+    if torchrun_starts_all():
+        return []
+    if slurm_starts_all():
+        return [SLURMEnvironment(auto_requeue=False)]  # which writes checkpoints of its own, and takes SIGUSR1
+    if config.trainer.num_nodes > 1:
+        raise UserError(
+            f"trainer.num_nodes={config.trainer.num_nodes}: the processes of several machines are started by torchrun "
+            "or srun; docs/cluster.md has the command lines"
+        )
+    # Inside an allocation Lightning would expect SLURM to have started the other processes.
+    return [LightningEnvironment()] if "SLURM_NTASKS" in os.environ else []
+
+
+def _whole(config: TrainConfig, precision: str, folder: Path) -> pl.Trainer:
+    """Returns what measures a whole model on the processes that have trained it in shares."""
+    settings = config.trainer
+    return pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy="ddp",
+        precision=precision,  # type: ignore[arg-type]
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        plugins=list(_processes(config)),
+    )
+
+
+def _strategy(name: str) -> str | FSDPStrategy:
+    """Returns the strategy: FSDP's checkpoints are whole, and its precision is that of the other strategies.
+
+    Lightning would also keep the running averages of batch norm in a mixed precision's 16 bits.
+    """
+    return FSDPStrategy(state_dict_type="full", mixed_precision=MixedPrecision()) if name == FSDP else name
+
+
 def _trainer(config: TrainConfig, precision: str, folder: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
     settings = config.trainer
-    # Inside a SLURM allocation of one task Lightning would expect SLURM to start the other processes.
-    one_task = "SLURM_NTASKS" in os.environ and os.environ["SLURM_NTASKS"] == "1"
     try:
         return pl.Trainer(
             max_epochs=settings.max_epochs,
             accelerator=settings.accelerator,
             devices=settings.devices,
-            strategy=settings.strategy,
+            num_nodes=settings.num_nodes,
+            strategy=_strategy(settings.strategy),
             precision=precision,  # type: ignore[arg-type]  # checked against Lightning's words in checks.py
             gradient_clip_val=settings.gradient_clip_norm,
             sync_batchnorm=settings.sync_batchnorm,
@@ -234,9 +230,9 @@ def _trainer(config: TrainConfig, precision: str, folder: Path, callbacks: list[
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             default_root_dir=folder,
-            logger=loggers.build_logger(config, folder),
+            logger=False,  # it is built once this process knows its rank
             callbacks=callbacks,
-            plugins=[LightningEnvironment()] if one_task else None,
+            plugins=list(_processes(config)),
         )
     except (ValueError, RuntimeError, TypeError) as error:  # Lightning's MisconfigurationException is a ValueError
         raise UserError(f"trainer: {' '.join(str(error).split())}") from error

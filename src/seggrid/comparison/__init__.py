@@ -1,0 +1,1 @@
+"""Many records -> one comparison: its figures, its words, and how it is shown."""
