@@ -91,6 +91,7 @@ function drawScatter(cells) {
 function scatter(name, cells, x, y, fronts) {
   const onFront = new Set(fronts.flatMap((front) => front.members));
   const few = cells.length <= NAMED_POINTS;
+  const named = new Set(cells.map((cell) => cell.arch)).size > 1 ? "arch" : "encoder";
   const traces = fronts.map(({ members }) => ({
     x: members.map((cell) => cell.figures[x.key]), y: members.map((cell) => cell.figures[y.key]), mode: "lines",
     line: { color: GREY, width: 1.5, dash: "dot", shape: "hv" }, hoverinfo: "skip", name: "Pareto front",
@@ -102,7 +103,7 @@ function scatter(name, cells, x, y, fronts) {
     traces.push({
       x: mine.map((cell) => cell.figures[x.key]), y: mine.map((cell) => cell.figures[y.key]), name: plain(backend),
       error_x: whiskers(mine, x, sure), error_y: whiskers(mine, y, sure), mode: "markers+text",
-      text: mine.map((cell) => (few || onFront.has(cell) ? plain(cell.arch) : "")), textposition: "top center",
+      text: mine.map((cell) => (few || onFront.has(cell) ? plain(cell[named]) : "")), textposition: "top center",
       textfont: { size: 12 }, cliponaxis: false, customdata: mine.map((cell) => said(cell, x, y)),
       hovertemplate: "%{customdata}<extra></extra>",
       marker: {
