@@ -210,7 +210,7 @@ def test_a_sweep_goes_on_after_a_cell_that_needs_too_much(tmp_path: Path, monkey
     cell = [item for item in CELL if not item.startswith("input.size")]
     run_here(
         "profile.py", "-m", *cell, *SHORT, sizes, "measure=[latency]", f"hydra.sweep.dir={tmp_path}",
-        "hydra.sweep.subdir=${hydra.job.num}", expect=1,
+        "hydra.sweep.subdir=${hydra.job.num}", "hydra/launcher=basic", expect=1,
     )  # fmt: skip
     assert [record(tmp_path / job)["status"] for job in "01"] == ["failed", "completed"]
     assert "inference at 128x64, batch of 1: CUDA out of memory" in record(tmp_path / "0")["error"]["message"]

@@ -136,8 +136,10 @@ def _listed_files() -> dict[str, Path]:
     found = {}
     for folder, row in _rows():
         name = row["Name"]
+        if name in _files():
+            found[name] = _files()[name]
+            continue
         unnamed = [stem for stem, path in _files().items() if path.parent == folder and stem not in named]
-        near = [name] if name in _files() else difflib.get_close_matches(name, unnamed, n=1)
-        if near:
-            found[name] = _files()[near[0]]
+        for near in difflib.get_close_matches(name, unnamed, n=1):
+            found[name] = _files()[near]
     return found
