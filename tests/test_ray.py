@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from engine_events import until
 
 from hydra_plugins.seggrid_grid import RayConf
 from seggrid.errors import UserError
@@ -38,16 +39,6 @@ def make_job(tmp_path: Path) -> Callable[..., Job]:
         return Job(number, "train", "a cell", "smp", script, ("an", "argument"), folder, tmp_path, **resources)
 
     return made
-
-
-def until(engine: ray.RayEngine, *events: type, within_s: float = 30) -> list[Started | Ended]:
-    """Polls until as many events of these kinds have come."""
-    seen: list[Started | Ended] = []
-    for _ in range(int(within_s / 0.5)):
-        seen += engine.poll(0.5)
-        if sorted(type(item).__name__ for item in seen) == sorted(item.__name__ for item in events):
-            return seen
-    raise AssertionError(f"{seen} in {within_s} s")
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

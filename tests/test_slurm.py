@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from command import TINY, record
+from engine_events import until
 
 from hydra_plugins.seggrid_grid import SlurmConf
 from seggrid.errors import UserError
@@ -74,16 +75,6 @@ def make_job(tmp_path: Path) -> Callable[..., Job]:
         )
 
     return made
-
-
-def until(engine: slurm.SlurmEngine, *events: type, within_s: float = 20) -> list[Started | Ended]:
-    """Polls until as many events of these kinds have come."""
-    seen: list[Started | Ended] = []
-    for _ in range(int(within_s / 0.2)):
-        seen += engine.poll(0.2)
-        if sorted(type(item).__name__ for item in seen) == sorted(item.__name__ for item in events):
-            return seen
-    raise AssertionError(f"{seen} in {within_s} s")
 
 
 def scripts(cluster: Path) -> list[str]:
