@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 LONGER = 4  # times the epochs
 CELL = ("backend", "arch", "encoder")
 NETWORK = ("match", "weights")
-OF_ONE_CELL = ("encoder", "experiment", "published", "speed", "trace")  # of a profile's settings
 
 
 def longer(run: "Run") -> str | None:
